@@ -1,0 +1,1 @@
+"""Encoders: pictures become image tokens, words become text tokens; all return :class:`~.tokens.Tokens`."""
