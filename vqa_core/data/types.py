@@ -126,7 +126,7 @@ class Dataset(Sequence[Sample]):
         """
         digest = hashlib.sha256()
         for s in self.samples:
-            digest.update(json.dumps([s.question_id, s.picture_id, s.question, s.answers], sort_keys=True).encode())
+            digest.update(json.dumps([s.question_id, s.picture_id, s.question, s.answer, s.answers]).encode())
         return digest.hexdigest()
 
 
