@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from vqa_core import data
+from vqa_core.data import catalogue
 from vqa_core.data import commands, easy_vqa, fetch
 from vqa_core.data.root import extract
 
@@ -46,10 +47,10 @@ def small_release(monkeypatch):
     """Makes the small fixture the official release of easy-VQA."""
     files = easy_vqa_files()
     monkeypatch.setattr(easy_vqa, "expected", lambda folder: {"train": (2, 2), "test": (2, 2)})
-    info = data.NAMES["easy_vqa"]
+    info = catalogue.NAMES["easy_vqa"]
     sums = {name: hashlib.sha256(files[name]).hexdigest() for name in info.sha256}
     changed = type(info)(**{**info.__dict__, "expected": easy_vqa.expected, "sha256": sums})
-    monkeypatch.setitem(data.NAMES, "easy_vqa", changed)
+    monkeypatch.setitem(catalogue.NAMES, "easy_vqa", changed)
     return files
 
 
@@ -67,7 +68,7 @@ def test_list_says_what_is_there(tmp_path, capsys, monkeypatch):
     write(tmp_path / "easy_vqa", easy_vqa_files())
     assert run("list", "--root", tmp_path) == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()}
-    assert set(data.NAMES) <= set(rows)
+    assert set(catalogue.NAMES) <= set(rows)
     assert "yes" in rows["easy_vqa"]
     assert "MIT" in rows["easy_vqa"]
     assert "data fetch nlvr" in rows["nlvr"]
@@ -384,10 +385,10 @@ def test_wrong_fetches(tmp_path, capsys):
 
 
 def test_every_data_set_on_disk_has_a_home_that_holds_its_checked_files():
-    assert set(fetch.SOURCES) == {name for name, info in data.NAMES.items() if info.find}
+    assert set(fetch.SOURCES) == {name for name, info in catalogue.NAMES.items() if info.find}
     for name, sources in fetch.SOURCES.items():
         archives = [s for s in sources.values() if isinstance(s, fetch.Archive)]
         for place in archives:
             kept = tuple(place.keep)
-            assert all(any(f == k or f.startswith(k + "/") for k in kept) for f in data.NAMES[name].sha256)
+            assert all(any(f == k or f.startswith(k + "/") for k in kept) for f in catalogue.NAMES[name].sha256)
             assert len(place.url.rsplit("/", 1)[1]) == 40  # pinned to a commit

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from vqa_core import data
+from vqa_core.data import catalogue
 from vqa_core.data import root as files
 from vqa_core.data.types import Dataset, Sample
 
-ON_DISK = [name for name, info in data.NAMES.items() if info.find]
+ON_DISK = [name for name, info in catalogue.NAMES.items() if info.find]
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def write_easy_vqa(folder):
 def test_unknown_name_and_split():
     with pytest.raises(ValueError, match="no data set 'imagenet'; allowed are scenes, vqa_rad"):
         data.load("imagenet", "train")
-    for name, info in data.NAMES.items():
+    for name, info in catalogue.NAMES.items():
         with pytest.raises(ValueError, match=r"no split 'dinner'.*" + next(iter(info.splits))):
             data.load(name, "dinner")
 
@@ -39,22 +40,22 @@ def test_unknown_name_and_split():
 @pytest.mark.parametrize("name", ON_DISK)
 def test_absent_data_say_how_to_get_them(no_home, name):
     with pytest.raises(FileNotFoundError) as caught:
-        data.load(name, next(iter(data.NAMES[name].splits)))
+        data.load(name, next(iter(catalogue.NAMES[name].splits)))
     message = str(caught.value)
     assert "VQA_DATA is not set" in message
     assert f"python -m vqa_core data fetch {name}" in message
     assert f"{name}/ with " in message
     with pytest.raises(FileNotFoundError, match="elsewhere"):
-        data.load(name, next(iter(data.NAMES[name].splits)), root=no_home / "elsewhere")
+        data.load(name, next(iter(catalogue.NAMES[name].splits)), root=no_home / "elsewhere")
 
 
 def test_root_is_argument_then_variable_then_cache(no_home, monkeypatch):
     for place in ("argument", "variable", ".cache/vqa_core"):
         write_easy_vqa(no_home / place / "easy_vqa")
-    assert data.NAMES["easy_vqa"].find() == no_home / ".cache/vqa_core/easy_vqa"
+    assert catalogue.NAMES["easy_vqa"].find() == no_home / ".cache/vqa_core/easy_vqa"
     monkeypatch.setenv("VQA_DATA", str(no_home / "variable"))
-    assert data.NAMES["easy_vqa"].find() == no_home / "variable/easy_vqa"
-    assert data.NAMES["easy_vqa"].find(no_home / "argument") == no_home / "argument/easy_vqa"
+    assert catalogue.NAMES["easy_vqa"].find() == no_home / "variable/easy_vqa"
+    assert catalogue.NAMES["easy_vqa"].find(no_home / "argument") == no_home / "argument/easy_vqa"
 
 
 def test_root_may_be_the_data_set_but_not_both(tmp_path):

@@ -61,3 +61,12 @@ def test_lengths_and_index_are_checked():
         Feed(pictures, [0, 1], torch.zeros(3, 1), torch.ones(3, 1), [0, 0, 0])
     with pytest.raises(ValueError, match="picture_index goes to 2"):
         Feed(pictures, [2], torch.zeros(1, 1), torch.ones(1, 1), [0])
+
+
+def test_sentences_may_be_shared_by_questions():
+    words, mask = torch.tensor([[4, 5], [6, 0]]), torch.tensor([[True, True], [True, False]])
+    feed = Feed(torch.zeros(1, 1, 3), [0, 0, 0], words, mask, [0, 1, 0], question_index=[1, 0, 1])
+    assert feed.batch([0]).words.tolist() == [[6]]
+    assert feed.batch([1, 2]).words.tolist() == [[4, 5], [6, 0]]
+    with pytest.raises(ValueError, match="question_index goes to 2"):
+        Feed(torch.zeros(1, 1, 3), [0], words, mask, [0], question_index=[2])

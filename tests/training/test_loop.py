@@ -87,8 +87,8 @@ def test_resumed_run_ends_with_the_same_weights_as_an_unbroken_one(tmp_path, mon
 def test_keeps_the_weights_of_the_best_validation_epoch():
     model, validation = build(), feed(seed=1)
     fitted = fit(model, feed(), validation, Training(epochs=6, batch_size=16, learning_rate=0.1), seed=0, device="cpu")
-    scores = [row["validation_accuracy"] for row in fitted.history]
-    assert fitted.best_accuracy == max(scores)
+    scores = [row["validation"] for row in fitted.history]
+    assert fitted.best_score == max(scores)
     assert scores.index(max(scores)) == fitted.best_epoch
     assert accuracy(model, validation, "cpu") == pytest.approx(max(scores))
 

@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections import Counter
 
-from vqa_core.data import NAMES, Dataset, DatasetInfo, load
+from vqa_core.data.catalogue import NAMES, DatasetInfo, load
+from vqa_core.data.types import Dataset
 from vqa_core.data.root import data_root
 
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vqa_core.data import NAMES
+from vqa_core.data.catalogue import NAMES
 from vqa_core.data.root import data_root, extract
 
 _BLOCK = 1 << 20

@@ -1,4 +1,4 @@
-"""Text encoders trained from scratch: recurrent networks and a small transformer."""
+"""Text encoders trained from scratch: a bag of words, recurrent networks, a small transformer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,28 @@ def check_words(words: Tensor, mask: Tensor) -> None:
         raise ValueError(f"words is {words.dtype} {tuple(words.shape)}; give word ids, long (B, N)")
     if mask.dtype != torch.bool or mask.shape != words.shape:
         raise ValueError(f"word_mask is {mask.dtype} {tuple(mask.shape)}; give bool {tuple(words.shape)}")
+
+
+class BagOfWords(nn.Module):
+    """Word embeddings and nothing else: the mean of the tokens does not know the order of the words.
+
+    Parameters
+    ----------
+    vocabulary_size
+        Number of words, with padding (id 0) and the unknown word.
+    dim
+        D, features of an embedding.
+    """
+
+    def __init__(self, vocabulary_size: int, dim: int) -> None:
+        super().__init__()
+        self.out_dim = dim
+        self.embedding = nn.Embedding(vocabulary_size, dim, padding_idx=0)
+
+    def forward(self, words: Tensor, word_mask: Tensor) -> Tokens:
+        """Word ids (B, N) with their mask → embeddings (B, N, dim) with the same mask."""
+        check_words(words, word_mask)
+        return Tokens(self.embedding(words), word_mask)  # (B, N, dim)
 
 
 class RecurrentText(nn.Module):

@@ -36,11 +36,11 @@ class CachedTokens(nn.Module):
         super().__init__()
         self.out_dim = out_dim
 
-    def forward(self, tokens: Tensor) -> Tokens:
-        """Float (B, N, out_dim) → :class:`Tokens` without a mask."""
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tokens:
+        """Float (B, N, out_dim), and bool (B, N) where some are padding → :class:`Tokens`."""
         if tokens.ndim != 3 or tokens.shape[-1] != self.out_dim:
             raise ValueError(f"cached tokens have shape {tuple(tokens.shape)}, expected (B, N, {self.out_dim})")
-        return Tokens(tokens)
+        return Tokens(tokens, mask)
 
 
 class Frozen(nn.Module):
@@ -89,7 +89,7 @@ def encode_in_batches(encoder: nn.Module, inputs: Tensor, batch_size: int = 64) 
     training = encoder.training
     encoder.eval()
     try:
-        with torch.no_grad():  # not inference_mode: what it makes cannot enter a training step
+        with torch.no_grad():
             parts = [encoder(batch) for batch in inputs.split(batch_size)]
     finally:
         encoder.train(training)

@@ -12,7 +12,7 @@ from vqa_core.data.types import Batch, Sample
 
 
 class Feed:
-    """Pictures once, questions many: rows point into the pictures, so that no picture is stored twice.
+    """Pictures once, questions once: rows point into both, so that nothing is stored twice.
 
     Parameters
     ----------
@@ -21,23 +21,28 @@ class Feed:
     picture_index
         int (Q,): picture of each question.
     words, word_mask
-        int (Q, T) and bool (Q, T), from :func:`vqa_core.data.text.encode_questions`; or float (Q, T, D)
+        int (U, T) and bool (U, T), from :func:`vqa_core.data.text.encode_questions`; or float (U, T, D)
         cached text tokens with their mask.
     answers
         int (Q,); −100 marks an answer that is not in the vocabulary (it is never trained on and always wrong).
+    question_index
+        int (Q,): sentence of each question among the U; by default question q has sentence q.
     """
 
-    def __init__(self, pictures, picture_index, words, word_mask, answers) -> None:
+    def __init__(self, pictures, picture_index, words, word_mask, answers, question_index=None) -> None:
         self.pictures = torch.as_tensor(pictures)
         self.picture_index = torch.as_tensor(picture_index, dtype=torch.long)
         self.words = torch.as_tensor(words)
         self.word_mask = torch.as_tensor(word_mask, dtype=torch.bool)
         self.answers = torch.as_tensor(answers, dtype=torch.long)
-        sizes = {len(self.picture_index), len(self.words), len(self.word_mask), len(self.answers)}
-        if len(sizes) != 1:
-            raise ValueError(f"picture_index, words, word_mask and answers differ in length: {sorted(sizes)}")
-        if len(self.picture_index) and int(self.picture_index.max()) >= len(self.pictures):
-            raise ValueError(f"picture_index goes to {int(self.picture_index.max())}, there are {len(self.pictures)} pictures")
+        index = torch.arange(len(self.words)) if question_index is None else question_index
+        self.question_index = torch.as_tensor(index, dtype=torch.long)
+        sizes = {len(self.picture_index), len(self.question_index), len(self.answers)}
+        if len(sizes) != 1 or len(self.words) != len(self.word_mask):
+            raise ValueError(f"picture_index, questions and answers differ in length: {sorted(sizes)}")
+        for what, index, of in (("picture", self.picture_index, self.pictures), ("question", self.question_index, self.words)):
+            if len(index) and int(index.max()) >= len(of):
+                raise ValueError(f"{what}_index goes to {int(index.max())}, there are {len(of)} {what}s")
 
     @classmethod
     def of(
@@ -59,12 +64,13 @@ class Feed:
     def batch(self, rows) -> Batch:
         """Questions at positions ``rows`` (B,), cut to the longest question among them."""
         rows = torch.as_tensor(rows, dtype=torch.long)
-        mask = self.word_mask[rows]  # (B, T)
+        asked = self.question_index[rows]  # (B,)
+        mask = self.word_mask[asked]  # (B, T)
         length = max(int(mask.sum(1).max()), 1)
         pictures = self.pictures[self.picture_index[rows]]
         if pictures.dtype == torch.uint8:
             pictures = pictures.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)  # (B, 3, H, W) in [−1, 1]
-        return Batch(pictures, self.words[rows, :length], mask[:, :length], self.answers[rows])
+        return Batch(pictures, self.words[asked, :length], mask[:, :length], self.answers[rows])
 
     def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
         """All questions once, in order or in the given order (Q,)."""
@@ -74,4 +80,4 @@ class Feed:
 
     def with_pictures(self, picture_index) -> Feed:
         """The same questions about other pictures (for the shuffled-picture baseline)."""
-        return Feed(self.pictures, picture_index, self.words, self.word_mask, self.answers)
+        return Feed(self.pictures, picture_index, self.words, self.word_mask, self.answers, self.question_index)

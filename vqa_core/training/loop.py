@@ -62,7 +62,7 @@ class Fit:
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = -1
-    best_accuracy: float = -1.0
+    best_score: float = -math.inf
 
 
 class NotFiniteError(RuntimeError):
@@ -108,6 +108,7 @@ def fit(
     seed: int,
     *,
     loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
+    score: Callable[[nn.Module, Feed], float] | None = None,
     device: str = "auto",
     checkpoint: Path | None = None,
     label: str = "",
@@ -125,6 +126,8 @@ def fit(
         Seeds the order of the data and dropout, per epoch; so a resumed run goes on exactly as it would have.
     loss
         ``loss(model, batch)``; cross-entropy of the answers by default.
+    score
+        ``score(model, validation)``, the higher the better; accuracy by default.
     checkpoint
         File for the state after each epoch. When it exists, training resumes from it; it is deleted at the end.
     label, progress
@@ -177,11 +180,11 @@ def fit(
             optimizer.step()
             total += value * len(batch.answers)
             bar.update()
-        score = accuracy(model, validation, device)
-        found.history.append({"epoch": epoch, "loss": total / len(train), "validation_accuracy": score})
-        bar.set_postfix(loss=f"{total / len(train):.3f}", validation=f"{score:.3f}")
-        if score > found.best_accuracy:
-            found.best_accuracy, found.best_epoch = score, epoch
+        now = score(model, validation) if score else accuracy(model, validation, device)
+        found.history.append({"epoch": epoch, "loss": total / len(train), "validation": now})
+        bar.set_postfix(loss=f"{total / len(train):.3f}", validation=f"{now:.3f}")
+        if now > found.best_score:
+            found.best_score, found.best_epoch = now, epoch
             best = copy.deepcopy(model.state_dict())
         if checkpoint is not None:
             _save_state(checkpoint, model, optimizer, found, best, epoch)

@@ -1,0 +1,393 @@
+"""Experiment ``scene_encoders``: a picture encoder and a question encoder that never saw an answer.
+
+The picture encoder learns to name the object in each cell of its grid; the question encoder learns to write down
+the program of a sentence. Both are then frozen, and their tokens are computed once. What a fusion makes of these
+tokens is the fusion's own merit: nothing else differs between the runs of experiment ``fusion``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import nn
+from torch.nn import functional as F
+
+from vqa_core.data import scenes
+from vqa_core.data.scenes import ATTRIBUTES, Scene, SceneSet
+from vqa_core.data.text import Vocabulary, encode_questions
+from vqa_core.encoders.cnn import GridCNN, coordinates
+from vqa_core.encoders.text import RecurrentText
+from vqa_core.encoders.tokens import Tokens, encode_in_batches
+from vqa_core.experiments import Metric, Outcome, Spec
+from vqa_core.experiments.records import load_record, results_root, write_atomically
+from vqa_core.fusion.output import last_token
+from vqa_core.training.feed import Feed
+from vqa_core.training.loop import Training, fit
+
+REQUIRES = ()
+VALUES = [len(v) for v in ATTRIBUTES.values()]  # how many sizes, textures, colours, shapes
+END = "<end>"
+
+
+@dataclass(frozen=True)
+class SceneSizes:
+    """Pictures per split; there are eight questions about each."""
+
+    train: int
+    val: int
+    test: int
+    test_composition: int
+    size: int = 64
+
+
+@dataclass(frozen=True)
+class EncoderModel:
+    """Sizes of the two encoders."""
+
+    image_dim: int = 64
+    width: int = 16
+    text_dim: int = 128
+    embedding_dim: int = 64
+
+
+@dataclass(frozen=True)
+class Config:
+    data: SceneSizes
+    model: EncoderModel
+    pictures: Training
+    questions: Training
+
+
+PROFILES = {
+    "smoke": Config(
+        SceneSizes(200, 100, 100, 100),
+        EncoderModel(),
+        Training(epochs=2, batch_size=64, learning_rate=4e-3),
+        Training(epochs=2, batch_size=128, learning_rate=6e-3),
+    ),
+    "cpu": Config(
+        SceneSizes(8000, 1000, 2000, 1000),
+        EncoderModel(),
+        Training(epochs=6, batch_size=128, learning_rate=4e-3),
+        Training(epochs=10, batch_size=256, learning_rate=6e-3),
+    ),
+    "gpu": Config(
+        SceneSizes(40000, 2000, 8000, 4000),
+        EncoderModel(image_dim=128, width=64, text_dim=256, embedding_dim=128),
+        Training(epochs=12, batch_size=256, learning_rate=3e-3),
+        Training(epochs=15, batch_size=512, learning_rate=4e-3),
+    ),
+}
+
+
+def specs(profile: str) -> list[Spec]:
+    config = PROFILES[profile]
+    return [
+        Spec("scene_encoders", unit, 0, profile, config.data, config.model, getattr(config, unit))
+        for unit in ("pictures", "questions")
+    ]
+
+
+@lru_cache(maxsize=4)
+def scene_split(profile: str, split: str) -> SceneSet:
+    """A split of the scenes in the size of the profile."""
+    sizes = PROFILES[profile].data
+    return scenes.load(split, n=getattr(sizes, split), size=sizes.size)
+
+
+# ------------------------------------------------------------------------------------------- the picture encoder
+
+
+class PlacedGrid(nn.Module):
+    """Grid tokens that carry their place: row and column, each from −1 to 1, are appended to the features.
+
+    Parameters
+    ----------
+    encoder
+        A :class:`~vqa_core.encoders.cnn.GridCNN`.
+    """
+
+    def __init__(self, encoder: GridCNN) -> None:
+        super().__init__()
+        self.encoder, self.out_dim = encoder, encoder.out_dim + 2
+        self.register_buffer("place", coordinates(*encoder.grid).flatten(1).T, persistent=False)  # (N, 2)
+
+    def forward(self, pictures: torch.Tensor) -> Tokens:
+        """Pictures (B, 3, H, W) → tokens (B, N, D + 2)."""
+        tokens = self.encoder(pictures).tokens  # (B, N, D)
+        return Tokens(torch.cat([tokens, self.place.expand(len(tokens), -1, -1)], dim=-1))  # (B, N, D + 2)
+
+
+class Named(NamedTuple):
+    logits: torch.Tensor
+
+
+class CellNamer(nn.Module):
+    """Says for each cell whether an object has its centre there, and its four attributes; a one-shot detector.
+
+    ``logits`` are (B, N, 1 + 16): presence, then the values of :data:`~vqa_core.data.scenes.ATTRIBUTES` in order.
+    The idea of cells that name the object centred in them is that of YOLO (Redmon et al. 2016, arXiv 1506.02640).
+    """
+
+    def __init__(self, model: EncoderModel, size: int) -> None:
+        super().__init__()
+        self.encoder = GridCNN(model.image_dim, size, model.width)
+        self.names = nn.Linear(model.image_dim, 1 + sum(VALUES))
+
+    def forward(self, pictures, words=None, word_mask=None) -> Named:
+        return Named(self.names(self.encoder(pictures).tokens))
+
+
+def cell_targets(every: Iterable[Scene], grid: tuple[int, int]) -> np.ndarray:
+    """Attribute values of the object centred in each cell, int (P, N, 4); −100 where there is none."""
+    rows, columns = grid
+    every = list(every)
+    target = np.full((len(every), rows, columns, len(VALUES)), -100, dtype=np.int64)
+    for i, scene in enumerate(every):
+        for thing in scene.objects:
+            cell = min(int(thing.y * rows), rows - 1), min(int(thing.x * columns), columns - 1)
+            target[i, *cell] = [values.index(getattr(thing, name)) for name, values in ATTRIBUTES.items()]
+    return target.reshape(len(every), rows * columns, len(VALUES))
+
+
+def naming_loss(model: CellNamer, batch) -> torch.Tensor:
+    """Binary cross-entropy of presence, plus cross-entropies of the attributes where an object is."""
+    logits, target = model(batch.pictures).logits, batch.answers
+    there = target[..., 0] >= 0  # (B, N)
+    loss = F.binary_cross_entropy_with_logits(logits[..., 0].float(), there.float())
+    for k, part in enumerate(logits[..., 1:][there].float().split(VALUES, dim=-1)):  # (objects, values)
+        loss = loss + 0.25 * F.cross_entropy(part, target[there][:, k])
+    return loss
+
+
+@torch.inference_mode()
+def naming_scores(model: CellNamer, feed: Feed) -> dict[str, Metric]:
+    """Share of cells with the right presence, and of objects with the right value of each attribute."""
+    device = next(model.parameters()).device
+    model.eval()
+    logits = torch.cat([model(b.pictures.to(device)).logits.cpu() for b in feed.batches(256)])  # (P, N, 17)
+    there = feed.answers[..., 0] >= 0
+    scores = {"presence": Metric(float(((logits[..., 0] > 0) == there).float().mean()), there.numel())}
+    for k, (name, part) in enumerate(zip(ATTRIBUTES, logits[..., 1:][there].split(VALUES, dim=-1))):
+        right = part.argmax(-1) == feed.answers[there][:, k]
+        scores[name] = Metric(float(right.float().mean()), len(right))
+    return scores
+
+
+def _train_pictures(spec: Spec) -> Outcome:
+    torch.manual_seed(spec.seed)
+    model = CellNamer(spec.model, spec.data.size)
+
+    def feed(split: str) -> Feed:
+        found = scene_split(spec.profile, split)
+        n = len(found.images)
+        targets = cell_targets(found.scenes, model.encoder.grid)
+        return Feed(found.images, np.arange(n), np.zeros((n, 1), np.int64), np.ones((n, 1), bool), targets)
+
+    train, validation = feed("train"), feed("val")
+    fitted = fit(
+        model,
+        train,
+        validation,
+        spec.training,
+        spec.seed,
+        loss=naming_loss,
+        score=lambda m, f: float(np.mean([s.value for s in naming_scores(m, f).values()])),
+        label="picture encoder",
+    )
+    weights = {k: v.cpu().numpy() for k, v in model.encoder.state_dict().items()}
+    metrics = naming_scores(model, feed("test"))
+    details = {"history": fitted.history, "data_hash": scene_split(spec.profile, "train").content_hash()}
+    return Outcome(metrics, weights, details)
+
+
+# ------------------------------------------------------------------------------------------ the question encoder
+
+
+class ProgramReader(nn.Module):
+    """Writes down the program of a question from the encoder's last state, all places at once.
+
+    ``logits`` are (B, L · S): for each of L places, S program symbols (:func:`flatten_program`).
+    """
+
+    def __init__(self, model: EncoderModel, words: int, places: int, symbols: int) -> None:
+        super().__init__()
+        self.encoder = RecurrentText(words, model.text_dim, "gru", model.embedding_dim)
+        self.write = nn.Linear(model.text_dim, places * symbols)
+        self.shape = (places, symbols)
+
+    def forward(self, pictures, words, word_mask) -> Named:
+        text = self.encoder(words, word_mask)
+        return Named(self.write(last_token(text.tokens, text.mask)).unflatten(-1, self.shape))  # (B, L, S)
+
+
+def flatten_program(program) -> list[str]:
+    """The symbols of a nested program in reading order.
+
+    >>> flatten_program(["exist", ["filter", "red", "circle"]])
+    ['exist', 'filter', 'red', 'circle']
+    """
+    return [program] if isinstance(program, str) else [symbol for part in program for symbol in flatten_program(part)]
+
+
+def _reading_loss(model: ProgramReader, batch) -> torch.Tensor:
+    logits = model(*batch[:3]).logits.float()  # (B, L, S)
+    return F.cross_entropy(logits.flatten(0, 1), batch.answers.flatten())
+
+
+@torch.inference_mode()
+def _reading_scores(model: ProgramReader, feed: Feed) -> dict[str, Metric]:
+    device = next(model.parameters()).device
+    model.eval()
+    right = torch.cat([(model(*b.to(device)[:3]).logits.argmax(-1).cpu() == b.answers) for b in feed.batches(1024)])
+    whole = right.all(1).float()  # (U,)
+    return {"symbol": Metric(float(right.float().mean()), right.numel()), "program": Metric(float(whole.mean()), len(whole))}
+
+
+def word_vocabulary(profile: str) -> Vocabulary:
+    """Words of the training questions."""
+    return Vocabulary.of_words(s.question for s in scene_split(profile, "train"))
+
+
+def _train_questions(spec: Spec) -> Outcome:
+    programs = {
+        split: {s.question: flatten_program(s.meta["program"]) for s in scene_split(spec.profile, split)}
+        for split in ("train", "val", "test")
+    }
+    words = word_vocabulary(spec.profile)
+    symbols = Vocabulary([END, *sorted({x for p in programs["train"].values() for x in p})], unknown=END)
+    places = max(len(p) for part in programs.values() for p in part.values())
+
+    def feed(split: str) -> Feed:
+        ids, mask = encode_questions(list(programs[split]), words)
+        target = np.full((len(ids), places), symbols.id(END))
+        for row, program in zip(target, programs[split].values()):
+            row[: len(program)] = symbols.ids(program)
+        return Feed(torch.zeros(1, 1, 1), np.zeros(len(ids), np.int64), ids, mask, target)
+
+    torch.manual_seed(spec.seed)
+    model = ProgramReader(spec.model, len(words), places, len(symbols))
+    fitted = fit(
+        model,
+        feed("train"),
+        feed("val"),
+        spec.training,
+        spec.seed,
+        loss=_reading_loss,
+        score=lambda m, f: _reading_scores(m, f)["program"].value,
+        label="question encoder",
+    )
+    weights = {k: v.cpu().numpy() for k, v in model.encoder.state_dict().items()}
+    details = {
+        "history": fitted.history,
+        "words": words.symbols,
+        "data_hash": scene_split(spec.profile, "train").content_hash(),
+    }
+    return Outcome(_reading_scores(model, feed("test")), weights, details)
+
+
+def run(spec: Spec) -> Outcome:
+    return _train_pictures(spec) if spec.unit == "pictures" else _train_questions(spec)
+
+
+# ----------------------------------------------------------------------------------- frozen, and run only once
+
+
+def load_encoders(profile: str, root: Path | None = None) -> tuple[PlacedGrid, RecurrentText, Vocabulary]:
+    """The two trained encoders, in evaluation mode, and the words that the second one knows."""
+    stored = {spec.unit: load_record(spec, root=root) for spec in specs(profile)}
+    absent = [unit for unit, record in stored.items() if record is None]
+    if absent:
+        raise FileNotFoundError(
+            f"the encoder(s) {', '.join(absent)} are not in {(root or results_root()) / profile / 'scene_encoders'}; "
+            f"make them: python -m vqa_core run scene_encoders --profile {profile}"
+        )
+    config = PROFILES[profile]
+    words = Vocabulary(stored["questions"].details["words"], unknown="<unk>")
+    image = GridCNN(config.model.image_dim, config.data.size, config.model.width)
+    text = RecurrentText(len(words), config.model.text_dim, "gru", config.model.embedding_dim)
+    for module, unit in ((image, "pictures"), (text, "questions")):
+        module.load_state_dict({k: torch.from_numpy(v) for k, v in stored[unit].arrays.items()})
+    return PlacedGrid(image).eval().requires_grad_(False), text.eval().requires_grad_(False), words
+
+
+class SceneTokens(NamedTuple):
+    """A split of the scenes as the frozen encoders see it.
+
+    Attributes
+    ----------
+    image
+        float (P, N, D + 2), one row per picture.
+    text, text_mask
+        float (U, T, Dₜ) and bool (U, T), one row per different sentence.
+    last
+        float (U, Dₜ), the state after the last word: the question vector.
+    picture_index, question_index
+        int (Q,), rows of ``image`` and ``text`` for each question.
+    """
+
+    image: torch.Tensor
+    text: torch.Tensor
+    text_mask: torch.Tensor
+    last: torch.Tensor
+    picture_index: torch.Tensor
+    question_index: torch.Tensor
+
+
+def _make_tokens(profile: str, split: str) -> SceneTokens:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    image_encoder, text_encoder, words = load_encoders(profile)
+    found = scene_split(profile, split)
+    pictures = Feed(found.images, np.arange(len(found.images)), np.zeros((len(found.images), 1)), np.ones((len(found.images), 1)), np.zeros(len(found.images)))
+    image = [encode_in_batches(image_encoder.to(device), b.pictures.to(device)).cpu() for b in pictures.batches(512)]
+    sentences = list(dict.fromkeys(s.question for s in found))
+    ids, mask = (torch.from_numpy(a) for a in encode_questions(sentences, words))
+    text_encoder.to(device)
+    with torch.no_grad():
+        text = [text_encoder(i.to(device), m.to(device)).tokens.cpu() for i, m in zip(ids.split(1024), mask.split(1024))]
+    text = torch.cat(text).masked_fill(~mask.unsqueeze(-1), 0.0)  # (U, T, Dₜ)
+    number = {sentence: i for i, sentence in enumerate(sentences)}
+    return SceneTokens(
+        torch.cat(image),
+        text,
+        mask,
+        last_token(text, mask).contiguous(),
+        torch.tensor([found.picture_index(s.picture_id) for s in found]),
+        torch.tensor([number[s.question] for s in found]),
+    )
+
+
+def scene_tokens(profile: str, split: str) -> SceneTokens:
+    """Tokens of a split; computed once and kept in a file, which is made anew when the encoders have changed."""
+    from safetensors import safe_open
+    from safetensors.torch import save
+
+    folder = results_root() / profile / "scene_encoders"
+    path = folder / f"tokens_{split}.safetensors"
+    index = folder / "index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"{index} is missing; make it: python -m vqa_core run scene_encoders --profile {profile}")
+    made_by = json.dumps([json.loads(index.read_text(encoding="utf-8")), scene_split_hash(profile, split)])
+    with FileLock(folder / f".{split}.lock"):
+        if path.is_file():
+            with safe_open(path, "pt") as stored:
+                if (stored.metadata() or {}).get("made_by") == made_by:
+                    return SceneTokens(*(stored.get_tensor(name) for name in SceneTokens._fields))
+        tokens = _make_tokens(profile, split)
+        write_atomically(path, save(tokens._asdict(), metadata={"made_by": made_by}))
+    return tokens
+
+
+def scene_split_hash(profile: str, split: str) -> str:
+    """What the tokens of a split depend on besides the encoders: its size and the code that generates it."""
+    from vqa_core.experiments.provenance import code_hash
+
+    return f"{getattr(PROFILES[profile].data, split)} pictures, code {code_hash(['vqa_core.data.scenes'])}"
