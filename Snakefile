@@ -3,6 +3,7 @@
 # Inputs are fingerprints of code (book/pipeline/prepare.py), so that comments, prose and layout rerun nothing, and a
 # change in vqa_core reruns only what uses it.
 import os
+import re
 import sys
 
 sys.path.insert(0, workflow.basedir)
@@ -14,7 +15,8 @@ PROFILE = config.get("profile", "cpu")
 if PROFILE not in PROFILES:
     raise ValueError(f"profile is {PROFILE!r}; allowed are {', '.join(PROFILES)}")
 NOTEBOOKS = notebooks()
-CHAPTERS = [n for n in NOTEBOOKS if not config.get("chapters") or n[:2] in str(config["chapters"]).split(",")]
+WANTED = {x.zfill(2) for x in re.findall(r"\d+", str(config.get("chapters", "")))}  # Snakemake makes numbers of "03"
+CHAPTERS = [n for n in NOTEBOOKS if not WANTED or n[:2] in WANTED]
 DATA = {e: sorted({d for x in NOTEBOOKS.values() if e in x["experiments"] for d in x["data"]})
         for x in NOTEBOOKS.values() for e in x["experiments"]}
 BUILD = f"build/{PROFILE}"

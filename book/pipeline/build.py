@@ -47,7 +47,7 @@ def take_lock() -> int:
 def snakemake(
     *options: str, target: str, profile: str, chapters: str, capture: bool = False, lock: int | None = None
 ) -> subprocess.CompletedProcess:
-    config = ["--config", f"profile={profile}", *([f"chapters='{chapters}'"] if chapters else [])]
+    config = ["--config", f"profile={profile}", *([f"chapters={chapters}"] if chapters else [])]
     command = [sys.executable, "-m", "snakemake", target, "--nolock", "--rerun-incomplete", *options, *config]
     owner = {OWNER: owner_of(psutil.Process())}
     return subprocess.run(

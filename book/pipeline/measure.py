@@ -7,6 +7,7 @@ of the next one.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import socket
@@ -61,9 +62,9 @@ def run(command: list[str], log: Path, job: str = "", poll: float = 0.25) -> tup
     log.parent.mkdir(parents=True, exist_ok=True)
     owner, parent, start, peak, spoke = os.environ.get(OWNER), os.getppid(), time.monotonic(), 0.0, time.monotonic()
     with log.open("wb") as output:
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-        stop = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
-        signal.signal(signal.SIGTERM, stop)
+        child = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent
+        )
         process = psutil.Process(child.pid)
         try:
             while child.poll() is None:
@@ -81,19 +82,21 @@ def run(command: list[str], log: Path, job: str = "", poll: float = 0.25) -> tup
     return child.returncode, time.monotonic() - start, peak
 
 
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent is killed (``PR_SET_PDEATHSIG``)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def last_line(log: Path) -> str:
     lines = log.read_bytes()[-2000:].decode(errors="replace").replace("\r", "\n").split("\n")
     return next((x.strip() for x in reversed(lines) if x.strip()), "started")[:150]
 
 
 def pretty(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def expected(profile: str, root: Path = ROOT) -> dict[str, dict[str, Any]]:
@@ -141,6 +144,7 @@ def main() -> None:
     asked = parser.parse_args()
     record = ROOT / "build" / asked.profile / "timings" / f"{asked.job}.json"
     since = time.time()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end: as by Ctrl-C
     code, seconds, peak = run(asked.command, asked.log, asked.job)
     if code:
         tail = "\n".join(asked.log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:])

@@ -50,14 +50,14 @@ def engine(tmp_path_factory, make_checkout):
     return root
 
 
-def start(root, *options):
-    command = [sys.executable, "-m", "book.pipeline.build", "--profile", "smoke", "--results", "--cores", "2", *options]
+def start(root, *options, target="--results"):
+    command = [sys.executable, "-m", "book.pipeline.build", "--profile", "smoke", "--cores", "2", target, *options]
     environment = {k: v for k, v in os.environ.items() if k != measure.OWNER}
     return subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def finish(root, *options):
-    process = start(root, *options)
+def finish(root, *options, **target):
+    process = start(root, *options, **target)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 0, said
     return said
@@ -101,6 +101,17 @@ def test_killed_build_is_completed_by_the_next(engine):
     assert re.search(r"experiment-toy +\d+ s", finish(engine, "--plan"))  # with what it took last time
 
 
+def test_chapters_limit_the_plan(engine):
+    source = (engine / "notebooks/01_tiny.py").read_text()
+    (engine / "notebooks/10_more.py").write_text(source.replace("01_tiny", "10_more").replace("01-tiny", "10-more"))
+    (engine / "book/pipeline/profiles.yml").write_text(
+        "notebooks:\n  01_tiny:\n    experiments: [toy]\n  10_more: {}\n"
+    )
+    jobs = lambda said: re.findall(r"^  (\S+-\S+)", said, re.MULTILINE)  # noqa: E731
+    assert jobs(finish(engine, "--chapters", "10", target="--plan")) == ["notebook-10_more"]
+    assert set(jobs(finish(engine, "--chapters", "1 10", target="--plan"))) >= {"notebook-01_tiny", "notebook-10_more"}
+
+
 def test_owner_that_is_gone_is_noticed():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     owner = measure.owner_of(psutil.Process(child.pid))
@@ -111,6 +122,25 @@ def test_owner_that_is_gone_is_noticed():
     host, pid, begun = owner.rsplit(":", 2)
     assert not measure.owner_is_gone(f"another-{host}:{pid}:{begun}")  # a cluster's node cannot see it
     assert not measure.owner_is_gone(None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+def test_job_dies_with_the_process_that_measures_it(tmp_path):
+    job = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", job]
+    code = f"import pathlib, book.pipeline.measure as m; m.run({command!r}, pathlib.Path('log'))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    until = time.monotonic() + 30
+    while not ((tmp_path / "log").exists() and (tmp_path / "log").read_text().strip()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    pid = int((tmp_path / "log").read_text())
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until, "the job outlived the process that started it"
+        time.sleep(0.05)
 
 
 def test_job_is_measured_with_its_children(tmp_path):

@@ -1,14 +1,14 @@
 """Experiment ``scene_encoders``: a picture encoder and a question encoder that never saw an answer.
 
-The picture encoder learns to name the object in each cell of its grid; the question encoder learns to write down
-the program of a sentence. Both are then frozen, and their tokens are computed once. What a fusion makes of these
+The picture encoder learns to name the object in each cell of its grid; the question encoder learns to fill the slots
+of a sentence (operation, first description, …). Both are then frozen, and their tokens are computed once. What a fusion makes of these
 tokens is the fusion's own merit: nothing else differs between the runs of experiment ``fusion``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from vqa_core.data import scenes
 from vqa_core.data.scenes import ATTRIBUTES, Scene, SceneSet
+from vqa_core.data.scenes.grammar import RELATIONS, Program
 from vqa_core.data.text import Vocabulary, encode_questions
 from vqa_core.encoders.cnn import GridCNN, coordinates
 from vqa_core.encoders.text import RecurrentText
@@ -34,7 +35,8 @@ from vqa_core.training.loop import Training, fit
 
 REQUIRES = ()
 VALUES = [len(v) for v in ATTRIBUTES.values()]  # how many sizes, textures, colours, shapes
-END = "<end>"
+ATTRIBUTE_OF = {value: name for name, values in ATTRIBUTES.items() for value in values}
+UNUSED = "<unused>"
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class SceneSizes:
 class EncoderModel:
     """Sizes of the two encoders."""
 
-    image_dim: int = 64
+    image_dim: int = 24
     width: int = 16
-    text_dim: int = 128
+    text_dim: int = 96
     embedding_dim: int = 64
 
 
@@ -77,7 +79,7 @@ PROFILES = {
         SceneSizes(8000, 1000, 2000, 1000),
         EncoderModel(),
         Training(epochs=6, batch_size=128, learning_rate=4e-3),
-        Training(epochs=10, batch_size=256, learning_rate=6e-3),
+        Training(epochs=8, batch_size=256, learning_rate=6e-3),
     ),
     "gpu": Config(
         SceneSizes(40000, 2000, 8000, 4000),
@@ -212,44 +214,70 @@ def _train_pictures(spec: Spec) -> Outcome:
 # ------------------------------------------------------------------------------------------ the question encoder
 
 
-class ProgramReader(nn.Module):
-    """Writes down the program of a question from the encoder's last state, all places at once.
+def frame(program: Program) -> dict[str, str]:
+    """What a question says, slot by slot: the operation, and up to three descriptions.
 
-    ``logits`` are (B, L · S): for each of L places, S program symbols (:func:`flatten_program`).
+    Slots are ``operation``, ``attribute``, ``relation``, and ``first.colour`` … ``third.shape``; a slot that a
+    question does not use is absent. The third description holds the two values of an exclusive-or.
+
+    >>> frame(["exist", ["filter", "red", "circle"]])
+    {'operation': 'exist', 'first.colour': 'red', 'first.shape': 'circle'}
+    """
+    slots: dict[str, str] = {"operation": program[0]}
+    descriptions: list[list[str]] = []
+    third: list[str] = []
+    todo = [program]
+    while todo:
+        name, *parts = todo.pop()
+        if name == "filter":
+            descriptions.append([v for v in parts if isinstance(v, str)])
+        elif name in ("query", "same"):
+            slots["attribute"] = parts[0]
+        elif name == "has":
+            third.append(parts[0])
+        elif name == "not":
+            slots["operation"] += " not"
+        elif name in RELATIONS:
+            slots["relation"] = name
+        todo.extend(part for part in reversed(parts) if isinstance(part, list))
+    if third:
+        descriptions = [descriptions[0], [], third]  # both halves of an exclusive-or describe the same object
+    for which, values in zip(("first", "second", "third"), descriptions):
+        slots |= {f"{which}.{ATTRIBUTE_OF[value]}": value for value in values}
+    return slots
+
+
+class FrameReader(nn.Module):
+    """Fills the slots of a question's :func:`frame` from the encoder's last state, each by a linear classifier.
+
+    ``logits`` are a tuple with (B, values of the slot) for every slot. Reading a sentence as an intent with slots is
+    standard in language understanding (Liu and Lane 2016, arXiv 1609.01454).
     """
 
-    def __init__(self, model: EncoderModel, words: int, places: int, symbols: int) -> None:
+    def __init__(self, model: EncoderModel, words: int, values: Sequence[int]) -> None:
         super().__init__()
         self.encoder = RecurrentText(words, model.text_dim, "gru", model.embedding_dim)
-        self.write = nn.Linear(model.text_dim, places * symbols)
-        self.shape = (places, symbols)
+        self.slots = nn.Linear(model.text_dim, sum(values))
+        self.values = tuple(values)
 
     def forward(self, pictures, words, word_mask) -> Named:
         text = self.encoder(words, word_mask)
-        return Named(self.write(last_token(text.tokens, text.mask)).unflatten(-1, self.shape))  # (B, L, S)
+        return Named(self.slots(last_token(text.tokens, text.mask)).split(self.values, dim=-1))
 
 
-def flatten_program(program) -> list[str]:
-    """The symbols of a nested program in reading order.
-
-    >>> flatten_program(["exist", ["filter", "red", "circle"]])
-    ['exist', 'filter', 'red', 'circle']
-    """
-    return [program] if isinstance(program, str) else [symbol for part in program for symbol in flatten_program(part)]
-
-
-def _reading_loss(model: ProgramReader, batch) -> torch.Tensor:
-    logits = model(*batch[:3]).logits.float()  # (B, L, S)
-    return F.cross_entropy(logits.flatten(0, 1), batch.answers.flatten())
+def _reading_loss(model: FrameReader, batch) -> torch.Tensor:
+    logits = model(*batch[:3]).logits
+    return sum(F.cross_entropy(part.float(), batch.answers[:, k]) for k, part in enumerate(logits))
 
 
 @torch.inference_mode()
-def _reading_scores(model: ProgramReader, feed: Feed) -> dict[str, Metric]:
+def _reading_scores(model: FrameReader, feed: Feed) -> dict[str, Metric]:
     device = next(model.parameters()).device
     model.eval()
-    right = torch.cat([(model(*b.to(device)[:3]).logits.argmax(-1).cpu() == b.answers) for b in feed.batches(1024)])
+    found = [torch.stack([p.argmax(-1) for p in model(*b.to(device)[:3]).logits], 1).cpu() for b in feed.batches(1024)]
+    right = torch.cat(found) == feed.answers  # (U, slots)
     whole = right.all(1).float()  # (U,)
-    return {"symbol": Metric(float(right.float().mean()), right.numel()), "program": Metric(float(whole.mean()), len(whole))}
+    return {"slot": Metric(float(right.float().mean()), right.numel()), "frame": Metric(float(whole.mean()), len(whole))}
 
 
 def word_vocabulary(profile: str) -> Vocabulary:
@@ -258,23 +286,23 @@ def word_vocabulary(profile: str) -> Vocabulary:
 
 
 def _train_questions(spec: Spec) -> Outcome:
-    programs = {
-        split: {s.question: flatten_program(s.meta["program"]) for s in scene_split(spec.profile, split)}
+    frames = {
+        split: {s.question: frame(s.meta["program"]) for s in scene_split(spec.profile, split)}
         for split in ("train", "val", "test")
     }
     words = word_vocabulary(spec.profile)
-    symbols = Vocabulary([END, *sorted({x for p in programs["train"].values() for x in p})], unknown=END)
-    places = max(len(p) for part in programs.values() for p in part.values())
+    names = sorted({slot for f in frames["train"].values() for slot in f})
+    values = [
+        Vocabulary([UNUSED, *sorted({f[n] for f in frames["train"].values() if n in f})], unknown=UNUSED) for n in names
+    ]
 
     def feed(split: str) -> Feed:
-        ids, mask = encode_questions(list(programs[split]), words)
-        target = np.full((len(ids), places), symbols.id(END))
-        for row, program in zip(target, programs[split].values()):
-            row[: len(program)] = symbols.ids(program)
+        ids, mask = encode_questions(list(frames[split]), words)
+        target = [[v.id(f.get(n, UNUSED)) for n, v in zip(names, values)] for f in frames[split].values()]
         return Feed(torch.zeros(1, 1, 1), np.zeros(len(ids), np.int64), ids, mask, target)
 
     torch.manual_seed(spec.seed)
-    model = ProgramReader(spec.model, len(words), places, len(symbols))
+    model = FrameReader(spec.model, len(words), [len(v) for v in values])
     fitted = fit(
         model,
         feed("train"),
@@ -282,7 +310,7 @@ def _train_questions(spec: Spec) -> Outcome:
         spec.training,
         spec.seed,
         loss=_reading_loss,
-        score=lambda m, f: _reading_scores(m, f)["program"].value,
+        score=lambda m, f: _reading_scores(m, f)["frame"].value,
         label="question encoder",
     )
     weights = {k: v.cpu().numpy() for k, v in model.encoder.state_dict().items()}
