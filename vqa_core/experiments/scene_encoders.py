@@ -23,14 +23,14 @@ from torch.nn import functional as F
 from vqa_core.data import scenes
 from vqa_core.data.scenes import ATTRIBUTES, Scene, SceneSet
 from vqa_core.data.scenes.grammar import RELATIONS, Program
-from vqa_core.data.text import Vocabulary, encode_questions
+from vqa_core.data.text import UNKNOWN, Vocabulary, encode_questions
 from vqa_core.encoders.cnn import GridCNN, coordinates
 from vqa_core.encoders.text import RecurrentText
-from vqa_core.encoders.tokens import Tokens, encode_in_batches
+from vqa_core.encoders.tokens import Tokens
 from vqa_core.experiments import Metric, Outcome, Spec
 from vqa_core.experiments.records import load_record, results_root, write_atomically
 from vqa_core.fusion.output import last_token
-from vqa_core.training.feed import Feed
+from vqa_core.training.feed import Feed, as_float
 from vqa_core.training.loop import Training, fit
 
 REQUIRES = ()
@@ -78,8 +78,8 @@ PROFILES = {
     "cpu": Config(
         SceneSizes(8000, 1000, 2000, 1000),
         EncoderModel(),
-        Training(epochs=6, batch_size=128, learning_rate=4e-3),
-        Training(epochs=8, batch_size=256, learning_rate=6e-3),
+        Training(epochs=5, batch_size=128, learning_rate=5e-3),
+        Training(epochs=6, batch_size=256, learning_rate=8e-3),
     ),
     "gpu": Config(
         SceneSizes(40000, 2000, 8000, 4000),
@@ -108,26 +108,6 @@ def scene_split(profile: str, split: str) -> SceneSet:
 # ------------------------------------------------------------------------------------------- the picture encoder
 
 
-class PlacedGrid(nn.Module):
-    """Grid tokens that carry their place: row and column, each from −1 to 1, are appended to the features.
-
-    Parameters
-    ----------
-    encoder
-        A :class:`~vqa_core.encoders.cnn.GridCNN`.
-    """
-
-    def __init__(self, encoder: GridCNN) -> None:
-        super().__init__()
-        self.encoder, self.out_dim = encoder, encoder.out_dim + 2
-        self.register_buffer("place", coordinates(*encoder.grid).flatten(1).T, persistent=False)  # (N, 2)
-
-    def forward(self, pictures: torch.Tensor) -> Tokens:
-        """Pictures (B, 3, H, W) → tokens (B, N, D + 2)."""
-        tokens = self.encoder(pictures).tokens  # (B, N, D)
-        return Tokens(torch.cat([tokens, self.place.expand(len(tokens), -1, -1)], dim=-1))  # (B, N, D + 2)
-
-
 class Named(NamedTuple):
     logits: torch.Tensor
 
@@ -146,6 +126,38 @@ class CellNamer(nn.Module):
 
     def forward(self, pictures, words=None, word_mask=None) -> Named:
         return Named(self.names(self.encoder(pictures).tokens))
+
+
+class NamedCells(nn.Module):
+    """Image tokens that say what is where: probabilities of presence and of 16 attribute values, and the place.
+
+    Attribute probabilities are multiplied by presence, so that an empty cell is near zero but for its place. Features
+    that are names of attributes go back to bottom-up attention (Anderson et al. 2018, arXiv 1707.07998).
+
+    Parameters
+    ----------
+    namer
+        A trained :class:`CellNamer`.
+    form
+        ``"grid"``: all tokens, (B, N, 19). ``"pooled"``: their sum, (B, 1, 19); a bag of names without places.
+    """
+
+    def __init__(self, namer: CellNamer, form: str = "grid") -> None:
+        super().__init__()
+        if form not in ("grid", "pooled"):
+            raise ValueError(f"form is {form!r}, allowed are 'grid' and 'pooled'")
+        self.namer, self.form = namer, form
+        self.out_dim = 1 + sum(VALUES) + 2
+        self.register_buffer("place", coordinates(*namer.encoder.grid).flatten(1).T, persistent=False)  # (N, 2)
+
+    def forward(self, pictures: torch.Tensor) -> Tokens:
+        """Pictures (B, 3, H, W) → tokens (B, N, 19) or (B, 1, 19)."""
+        logits = self.namer(pictures).logits  # (B, N, 1 + 16)
+        presence = logits[..., :1].sigmoid()  # (B, N, 1)
+        names = torch.cat([part.softmax(-1) for part in logits[..., 1:].split(VALUES, dim=-1)], dim=-1)  # (B, N, 16)
+        place = self.place.expand(len(logits), -1, -1)  # (B, N, 2)
+        tokens = torch.cat([presence, presence * names, place], dim=-1)  # (B, N, 19)
+        return Tokens(tokens.sum(1, keepdim=True) if self.form == "pooled" else tokens)
 
 
 def cell_targets(every: Iterable[Scene], grid: tuple[int, int]) -> np.ndarray:
@@ -205,7 +217,7 @@ def _train_pictures(spec: Spec) -> Outcome:
         score=lambda m, f: float(np.mean([s.value for s in naming_scores(m, f).values()])),
         label="picture encoder",
     )
-    weights = {k: v.cpu().numpy() for k, v in model.encoder.state_dict().items()}
+    weights = {k: v.cpu().numpy() for k, v in model.state_dict().items()}
     metrics = naming_scores(model, feed("test"))
     details = {"history": fitted.history, "data_hash": scene_split(spec.profile, "train").content_hash()}
     return Outcome(metrics, weights, details)
@@ -265,6 +277,41 @@ class FrameReader(nn.Module):
         return Named(self.slots(last_token(text.tokens, text.mask)).split(self.values, dim=-1))
 
 
+class SlotTokens(nn.Module):
+    """Text tokens that say what was asked: the probabilities of the values of each slot of the question's frame.
+
+    Parameters
+    ----------
+    reader
+        A trained :class:`FrameReader`.
+    form
+        ``"slots"``: one token per slot, (B, S, D), zero outside the slot's own features; the slots that the question
+        uses come first, the others are padding. ``"vector"``: the sum of all, (B, 1, D); nothing is lost by it,
+        since slots do not overlap.
+    """
+
+    def __init__(self, reader: FrameReader, form: str = "slots") -> None:
+        super().__init__()
+        if form not in ("slots", "vector"):
+            raise ValueError(f"form is {form!r}, allowed are 'slots' and 'vector'")
+        self.reader, self.form = reader, form
+        self.out_dim = sum(reader.values) - len(reader.values)  # value 0 of a slot says that it is not used
+
+    def forward(self, words: torch.Tensor, word_mask: torch.Tensor) -> Tokens:
+        """Word ids (B, T) → tokens (B, S, D) with a mask, or (B, 1, D) without."""
+        slots = [part.softmax(-1) for part in self.reader(None, words, word_mask).logits]  # S × (B, values)
+        if self.form == "vector":
+            return Tokens(torch.cat([p[:, 1:] for p in slots], dim=-1).unsqueeze(1))  # (B, 1, D)
+        tokens = words.new_zeros(len(words), len(slots), self.out_dim, dtype=slots[0].dtype)  # (B, S, D)
+        start = 0
+        for k, p in enumerate(slots):
+            tokens[:, k, start : start + p.shape[1] - 1] = p[:, 1:]
+            start += p.shape[1] - 1
+        used = torch.stack([p[:, 0] < 0.5 for p in slots], dim=1)  # (B, S)
+        order = (~used).long().argsort(dim=1, stable=True)  # (B, S), used slots first
+        return Tokens(tokens.gather(1, order.unsqueeze(-1).expand_as(tokens)), used.gather(1, order))
+
+
 def _reading_loss(model: FrameReader, batch) -> torch.Tensor:
     logits = model(*batch[:3]).logits
     return sum(F.cross_entropy(part.float(), batch.answers[:, k]) for k, part in enumerate(logits))
@@ -313,10 +360,11 @@ def _train_questions(spec: Spec) -> Outcome:
         score=lambda m, f: _reading_scores(m, f)["frame"].value,
         label="question encoder",
     )
-    weights = {k: v.cpu().numpy() for k, v in model.encoder.state_dict().items()}
+    weights = {k: v.cpu().numpy() for k, v in model.state_dict().items()}
     details = {
         "history": fitted.history,
         "words": words.symbols,
+        "slots": {name: v.symbols for name, v in zip(names, values)},
         "data_hash": scene_split(spec.profile, "train").content_hash(),
     }
     return Outcome(_reading_scores(model, feed("test")), weights, details)
@@ -329,8 +377,14 @@ def run(spec: Spec) -> Outcome:
 # ----------------------------------------------------------------------------------- frozen, and run only once
 
 
-def load_encoders(profile: str, root: Path | None = None) -> tuple[PlacedGrid, RecurrentText, Vocabulary]:
-    """The two trained encoders, in evaluation mode, and the words that the second one knows."""
+def load_encoders(profile: str, root: Path | None = None) -> tuple[CellNamer, FrameReader, Vocabulary]:
+    """The two trained encoders, frozen, and the words that the second one knows.
+
+    Raises
+    ------
+    FileNotFoundError
+        They have not been trained at this profile; the message has the line that does it.
+    """
     stored = {spec.unit: load_record(spec, root=root) for spec in specs(profile)}
     absent = [unit for unit, record in stored.items() if record is None]
     if absent:
@@ -338,13 +392,14 @@ def load_encoders(profile: str, root: Path | None = None) -> tuple[PlacedGrid, R
             f"the encoder(s) {', '.join(absent)} are not in {(root or results_root()) / profile / 'scene_encoders'}; "
             f"make them: python -m vqa_core run scene_encoders --profile {profile}"
         )
-    config = PROFILES[profile]
-    words = Vocabulary(stored["questions"].details["words"], unknown="<unk>")
-    image = GridCNN(config.model.image_dim, config.data.size, config.model.width)
-    text = RecurrentText(len(words), config.model.text_dim, "gru", config.model.embedding_dim)
-    for module, unit in ((image, "pictures"), (text, "questions")):
+    config, found = PROFILES[profile], stored["questions"].details
+    words = Vocabulary(found["words"], unknown=UNKNOWN)
+    namer = CellNamer(config.model, config.data.size)
+    reader = FrameReader(config.model, len(words), [len(v) for v in found["slots"].values()])
+    for module, unit in ((namer, "pictures"), (reader, "questions")):
         module.load_state_dict({k: torch.from_numpy(v) for k, v in stored[unit].arrays.items()})
-    return PlacedGrid(image).eval().requires_grad_(False), text.eval().requires_grad_(False), words
+        module.eval().requires_grad_(False)
+    return namer, reader, words
 
 
 class SceneTokens(NamedTuple):
@@ -353,11 +408,9 @@ class SceneTokens(NamedTuple):
     Attributes
     ----------
     image
-        float (P, N, D + 2), one row per picture.
+        float (P, N, 19), one row per picture: :class:`NamedCells`.
     text, text_mask
-        float (U, T, Dₜ) and bool (U, T), one row per different sentence.
-    last
-        float (U, Dₜ), the state after the last word: the question vector.
+        float (U, S, D) and bool (U, S), one row per different sentence: :class:`SlotTokens`.
     picture_index, question_index
         int (Q,), rows of ``image`` and ``text`` for each question.
     """
@@ -365,29 +418,24 @@ class SceneTokens(NamedTuple):
     image: torch.Tensor
     text: torch.Tensor
     text_mask: torch.Tensor
-    last: torch.Tensor
     picture_index: torch.Tensor
     question_index: torch.Tensor
 
 
+@torch.no_grad()
 def _make_tokens(profile: str, split: str) -> SceneTokens:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    image_encoder, text_encoder, words = load_encoders(profile)
+    namer, reader, words = load_encoders(profile)
+    cells, slots = NamedCells(namer).to(device), SlotTokens(reader).to(device)
     found = scene_split(profile, split)
-    pictures = Feed(found.images, np.arange(len(found.images)), np.zeros((len(found.images), 1)), np.ones((len(found.images), 1)), np.zeros(len(found.images)))
-    image = [encode_in_batches(image_encoder.to(device), b.pictures.to(device)).cpu() for b in pictures.batches(512)]
     sentences = list(dict.fromkeys(s.question for s in found))
     ids, mask = (torch.from_numpy(a) for a in encode_questions(sentences, words))
-    text_encoder.to(device)
-    with torch.no_grad():
-        text = [text_encoder(i.to(device), m.to(device)).tokens.cpu() for i, m in zip(ids.split(1024), mask.split(1024))]
-    text = torch.cat(text).masked_fill(~mask.unsqueeze(-1), 0.0)  # (U, T, Dₜ)
+    text = [slots(i.to(device), m.to(device)) for i, m in zip(ids.split(1024), mask.split(1024))]
     number = {sentence: i for i, sentence in enumerate(sentences)}
     return SceneTokens(
-        torch.cat(image),
-        text,
-        mask,
-        last_token(text, mask).contiguous(),
+        torch.cat([cells(as_float(p).to(device)).tokens.cpu() for p in torch.from_numpy(found.images).split(256)]),
+        torch.cat([t.tokens.cpu() for t in text]),
+        torch.cat([t.mask.cpu() for t in text]),
         torch.tensor([found.picture_index(s.picture_id) for s in found]),
         torch.tensor([number[s.question] for s in found]),
     )

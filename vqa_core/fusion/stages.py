@@ -6,6 +6,7 @@ stage               class                                       what meets
 early               :class:`EarlyFusion`                        tokens, before any joint encoder
 intermediate        :class:`CrossAttentionReader`               words that read image tokens, layer by layer
                     :class:`TokenFusion`                        the question vector and every image token
+                    :class:`AttendFusion`                       the question vector and what it looked at
 late                :class:`LateFusion`                         the answers of two unimodal classifiers
 hybrid              :class:`HybridFusion`                       a joint branch and two unimodal branches
 ==================  ==========================================  ==================================================
@@ -351,3 +352,56 @@ class TokenFusion(nn.Module):
         else:
             pooled = masked_mean(fused, image_mask)  # (B, out_dim)
         return FusionOutput(self.out_projection(pooled), met.image, met.text)
+
+
+class AttendFusion(nn.Module):
+    """Attend, then fuse: the question vector reads the image tokens in H heads, then a vector fusion joins both.
+
+    Head h looks with the weights
+
+        pₕ = softmaxᵢ (xᵢᵀ Wₕ y + bₕ over the tokens i, and one constant 0 for "nothing here")
+
+    (the general score of Luong et al. 2015, arXiv 1508.04025) and reads Σᵢ pₕᵢ xᵢ. Because of the "nothing" entry the
+    weights of a head may sum to less than 1: a head that finds nothing reads zeros, so that absence can be told.
+
+    Parameters
+    ----------
+    fusion
+        Any :class:`~vqa_core.fusion.vector.VectorFusion` whose image_dim is heads × features of an image token.
+    heads
+        H.
+
+    Notes
+    -----
+    ``image`` and ``text`` of the output are those of ``fusion``; ``attention`` is (B, heads, 1, Nᵢ), without the
+    "nothing" entry.
+    """
+
+    def __init__(self, fusion: VectorFusion, heads: int = 8) -> None:
+        super().__init__()
+        if fusion.image_dim % heads:
+            raise ValueError(f"the fusion's image_dim={fusion.image_dim} is not a multiple of heads={heads}")
+        self.fusion, self.heads, self.out_dim = fusion, heads, fusion.out_dim
+        self.image_dim = fusion.image_dim // heads
+        self.look = nn.Linear(fusion.text_dim, heads * self.image_dim)
+        self.bias = nn.Parameter(torch.zeros(heads, 1))
+
+    def forward(
+        self,
+        image_tokens: Tensor,
+        text_tokens: Tensor,
+        image_mask: Tensor | None = None,
+        text_mask: Tensor | None = None,
+    ) -> FusionOutput:
+        """Fuse; shapes as in :meth:`vqa_core.fusion.vector.VectorFusion.forward`."""
+        x = as_tokens("image", image_tokens, self.image_dim, image_mask)  # (B, Nᵢ, D)
+        y = masked_mean(as_tokens("text", text_tokens, self.fusion.text_dim, text_mask), text_mask)  # (B, text_dim)
+        queries = self.look(y).unflatten(-1, (self.heads, self.image_dim))  # (B, H, D)
+        scores = queries @ x.transpose(1, 2) + self.bias  # (B, H, Nᵢ)
+        if image_mask is not None:
+            scores = scores.masked_fill(~image_mask.unsqueeze(1), -torch.inf)
+        nothing = scores.new_zeros(*scores.shape[:2], 1)  # (B, H, 1)
+        weights = torch.cat([scores, nothing], dim=-1).softmax(dim=-1)[..., :-1]  # (B, H, Nᵢ)
+        read = (weights @ x).flatten(1)  # (B, H · D)
+        met = self.fusion.fuse(read, y)  # (B, out_dim)
+        return FusionOutput(met.fused, met.image, met.text, weights.unsqueeze(2))

@@ -21,7 +21,7 @@ class LinearHead(nn.Linear):
 
 
 class MLPHead(nn.Module):
-    """Linear, ReLU, dropout, linear: (B, in_dim) → logits (B, answers).
+    """Hidden layers of linear, ReLU, dropout, then linear: (B, in_dim) → logits (B, answers).
 
     Parameters
     ----------
@@ -30,17 +30,25 @@ class MLPHead(nn.Module):
     answers
         How many answers there are.
     hidden
-        Width of the hidden layer; ``None`` takes in_dim.
+        Width of the hidden layers; ``None`` takes in_dim.
     dropout
         Probability of dropping a hidden feature.
+    depth
+        Number of hidden layers.
     """
 
-    def __init__(self, in_dim: int, answers: int, hidden: int | None = None, dropout: float = 0.0) -> None:
+    def __init__(
+        self, in_dim: int, answers: int, hidden: int | None = None, dropout: float = 0.0, depth: int = 1
+    ) -> None:
         super().__init__()
+        if depth < 1:
+            raise ValueError(f"depth is {depth}; an MLP has at least 1 hidden layer (LinearHead has none)")
         hidden = hidden or in_dim
-        self.layers = nn.Sequential(
-            nn.Linear(in_dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, answers)
-        )
+        widths = [in_dim, *[hidden] * depth]
+        layers = [
+            nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in zip(widths[:-1], widths[1:])
+        ]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden, answers))
 
     def forward(self, fused: Tensor) -> Tensor:
         return self.layers(fused)  # (B, answers)

@@ -11,6 +11,11 @@ from vqa_core.data.text import Vocabulary, encode_questions
 from vqa_core.data.types import Batch, Sample
 
 
+def as_float(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures uint8 (B, H, W, 3) → float (B, 3, H, W) in [−1, 1]."""
+    return pictures.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
 class Feed:
     """Pictures once, questions once: rows point into both, so that nothing is stored twice.
 
@@ -69,7 +74,7 @@ class Feed:
         length = max(int(mask.sum(1).max()), 1)
         pictures = self.pictures[self.picture_index[rows]]
         if pictures.dtype == torch.uint8:
-            pictures = pictures.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)  # (B, 3, H, W) in [−1, 1]
+            pictures = as_float(pictures)  # (B, 3, H, W)
         return Batch(pictures, self.words[asked, :length], mask[:, :length], self.answers[rows])
 
     def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
