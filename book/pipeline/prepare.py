@@ -22,18 +22,12 @@ from book.pipeline import PROFILES, ROOT, digest, dumps, load, notebooks, parame
 
 def meaning(source: str) -> str:
     """Text of a cell's code that does not depend on comments, blank lines or layout, nor on Python's version."""
+    from vqa_core.experiments.provenance import outline
+
     try:
-        return _outline(ast.parse(source))
+        return outline(ast.parse(source))
     except SyntaxError:  # a cell with a magic line: its text is all we have
         return source.strip()
-
-
-def _outline(node: Any) -> str:
-    """``ast.dump`` without empty fields, which differ between versions of Python."""
-    if isinstance(node, ast.AST):
-        fields = [(name, _outline(value)) for name, value in ast.iter_fields(node) if value not in (None, [])]
-        return f"{type(node).__name__}({', '.join(f'{k}={v}' for k, v in fields)})"
-    return f"[{', '.join(map(_outline, node))}]" if isinstance(node, list) else repr(node)
 
 
 def is_parameters(cell: Any) -> bool:

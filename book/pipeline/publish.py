@@ -61,7 +61,24 @@ def site_sources(root: Path = ROOT) -> list[str]:
         p for p in files if "__pycache__" not in p.parts and p != root / "book/claims.yml"
     ]  # the verdicts go there
     files.append(root / "_config.yml")
+    files += [root / name for name in listed_sources(root)]
     return sorted(p.relative_to(root).as_posix() for p in files)
+
+
+def listed_sources(root: Path = ROOT) -> list[str]:
+    """Files of ``vqa_core`` that a chapter prints by ``{literalinclude} /vqa_core/…``; the site is built from copies.
+
+    Raises
+    ------
+    FileNotFoundError
+        A chapter names a file that is not there.
+    """
+    chapters = sorted((root / "notebooks").glob("*.py"))
+    names = {n for c in chapters for n in re.findall(r"\{literalinclude\} /(\S+)", c.read_text(encoding="utf-8"))}
+    for name in sorted(names):
+        if not name.startswith("vqa_core/") or not (root / name).is_file():
+            raise FileNotFoundError(f"a chapter includes /{name}; only files of vqa_core/ that exist can be printed")
+    return sorted(names)
 
 
 # -- figures, values and verdicts ------------------------------------------------------------------------------------
@@ -201,6 +218,7 @@ def stage(profile: str, pages: dict[str, Any], status: dict[str, Any], root: Pat
         relative = path.relative_to(root)
         if path.is_file() and not LEFT_OUT & set(relative.parts):
             wanted[relative.as_posix()] = path.read_bytes()
+    wanted |= {name: (root / name).read_bytes() for name in listed_sources(root)}
     figures = figures_of(profile, root)
     for chapter in pages:
         for path in sorted((figures / chapter).glob("*")):

@@ -1,3 +1,4 @@
+import ast
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,38 @@ def test_package_passed_through_counts_only_what_it_imports_at_once():
 def test_hash_ignores_comments_and_docstrings_but_not_code(tmp_path):
     hashes = [
         provenance.code_hash([write(tmp_path, text)])
-        for text in ('def f():\n    """One."""\n    return 1\n', 'def f():  # why\n    """Two."""\n    return 1\n', "def f():\n    return 2\n")
+        for text in (
+            'def f():\n    """One."""\n    return 1\n',
+            'def f():  # why\n    """Two."""\n    return 1\n',
+            "def f():\n    return 2\n",
+        )
     ]
     assert hashes[0] == hashes[1]
     assert hashes[0] != hashes[2]
 
 
+def test_outline_is_the_same_text_in_every_version_of_python():
+    """Fixed texts, with the fields that 3.12 added and 3.13 prints differently; and nothing that matters is lost."""
+    cases = {
+        "def f(): pass": "Module(body=[FunctionDef(name='f', args=arguments(), body=[Pass()])])",
+        "class A: x: int = None": (
+            "Module(body=[ClassDef(name='A', body=[AnnAssign(target=Name(id='x', ctx=Store()), "
+            "annotation=Name(id='int', ctx=Load()), value=Constant(), simple=1)])])"
+        ),
+        "f'{x!r:>{w}} b'": (
+            "Module(body=[Expr(value=JoinedStr(values=[FormattedValue(value=Name(id='x', ctx=Load()), conversion=114, "
+            "format_spec=JoinedStr(values=[Constant(value='>'), FormattedValue(value=Name(id='w', ctx=Load()), "
+            "conversion=-1)])), Constant(value=' b')]))])"
+        ),
+    }
+    for source, text in cases.items():
+        assert provenance.outline(ast.parse(source)) == text
+    different = ["x = 0", "x = False", "x = None", "x = []", "x = [0]", "x = 0.0", "x = ()", "x = {}", "x == 0"]
+    assert len({provenance.outline(ast.parse(source)) for source in different}) == len(different)
+
+
 def test_unknown_module_is_an_error():
-    with pytest.raises(ValueError, match="no module 'vqa_core.nonsense'"):
+    with pytest.raises(ValueError, match=r"no module 'vqa_core\.nonsense'"):
         provenance.modules_used(["vqa_core.nonsense"])
 
 

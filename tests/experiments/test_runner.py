@@ -13,7 +13,7 @@ import pytest
 from vqa_core import experiments
 from vqa_core.experiments import runner
 
-TOY = '''
+TOY = """
 import os, time
 from pathlib import Path
 import numpy as np
@@ -29,7 +29,7 @@ def run(spec):
     time.sleep(float(os.environ.get("TOY_SLEEP", "0")))
     value = (ord(spec.unit) + spec.seed) / 200
     return Outcome({"accuracy": Metric(value, 10)}, {"x": np.full(3, value)}, {"data_hash": "d"})
-'''
+"""
 
 
 @pytest.fixture

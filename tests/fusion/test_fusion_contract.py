@@ -210,7 +210,7 @@ def test_attention_rows_sum_to_one_over_real_tokens(make, inputs):
     [
         (ALL["san, mean"], (B, 3, 1, N_IMAGE)),
         (ALL["ban"], (B, 2, N_TEXT, N_IMAGE)),
-        (ALL["early"], (B, 2, 1 + N_IMAGE + N_TEXT, 1 + N_IMAGE + N_TEXT)),
+        (ALL["early"], (B, 2, 1, 1 + N_IMAGE + N_TEXT)),
         (ALL["early, mean"], (B, 2, N_IMAGE + N_TEXT, N_IMAGE + N_TEXT)),
         (ALL["reader"], (B, 2, 1 + N_TEXT, N_IMAGE)),
         (ALL["reader, mean"], (B, 2, N_TEXT, N_IMAGE)),

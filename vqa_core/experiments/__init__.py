@@ -32,6 +32,7 @@ EXPERIMENTS = {
     "fusion": "vqa_core.experiments.fusion",
     "fusion_real": "vqa_core.experiments.fusion_real",
     "baselines": "vqa_core.experiments.baselines",
+    "fusion_cost": "vqa_core.experiments.fusion_cost",
 }
 
 

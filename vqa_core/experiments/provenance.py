@@ -11,9 +11,15 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 PACKAGE = "vqa_core"
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
+#: Modules that store and find numbers but do not make them: a change here leaves all results valid.
+BOOKKEEPING = frozenset(
+    f"{PACKAGE}.{name}"
+    for name in ("experiments", "experiments.records", "experiments.provenance", "experiments.runner", "data.catalogue")
+)
 VERSIONS_OF = ("torch", "torchvision", "transformers", "numpy", "scikit-learn", "scipy", "pillow")
 
 
@@ -93,30 +99,44 @@ def modules_used(sources: Iterable[str | Path]) -> list[str]:
     return sorted({name for name, _ in seen})
 
 
-def _meaning(tree: ast.Module) -> str:
-    """Text of a syntax tree without positions, comments and docstrings: it changes only when the code does."""
-    bodies = [n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
-    docs = {id(n.body[0]) for n in bodies if ast.get_docstring(n, clean=False) is not None}
+def outline(node: Any) -> str:
+    """Text of a syntax tree without positions: like ``ast.dump``, but the same in every version of Python.
 
-    class Drop(ast.NodeTransformer):
-        def visit_Expr(self, node):
-            return None if id(node) in docs else node
+    Fields that are empty are left out: 3.12 has new ones (``type_params``), and from 3.13 on ``ast.dump`` omits them.
 
-    copy = ast.parse(ast.unparse(tree)) if not docs else Drop().visit(tree)
-    return ast.dump(copy)
+    >>> outline(ast.parse("x = [1]"))
+    "Module(body=[Assign(targets=[Name(id='x', ctx=Store())], value=List(elts=[Constant(value=1)], ctx=Load()))])"
+    """
+    if isinstance(node, ast.AST):
+        fields = [(name, outline(value)) for name, value in ast.iter_fields(node) if value is not None and value != []]
+        return f"{type(node).__name__}({', '.join(f'{k}={v}' for k, v in fields)})"
+    return f"[{', '.join(map(outline, node))}]" if isinstance(node, list) else repr(node)
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    """The tree itself, its docstrings cut out: what it says changes only when the code does."""
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return tree
 
 
 @functools.cache
 def _file_hash(path: Path, _stamp: int) -> str:
-    return hashlib.sha256(_meaning(ast.parse(path.read_text(encoding="utf-8"))).encode()).hexdigest()
+    code = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
+    return hashlib.sha256(outline(code).encode()).hexdigest()
 
 
 def code_hash(sources: Iterable[str | Path]) -> str:
-    """SHA-256 over the code of :func:`modules_used` and of files among ``sources``; comments do not count."""
+    """SHA-256 over the code of :func:`modules_used` and of files among ``sources``.
+
+    Comments and docstrings do not count, nor does :data:`BOOKKEEPING`.
+    """
     sources = list(sources)
     digest = hashlib.sha256()
     files = [Path(s) for s in sources if isinstance(s, Path) or str(s).endswith(".py")]
-    for label, path in [*((m, module_file(m)) for m in modules_used(sources)), *((f.name, f) for f in files)]:
+    for label, path in [*((m, module_file(m)) for m in modules_used(sources) if m not in BOOKKEEPING), *((f.name, f) for f in files)]:
         digest.update(f"{label}:{_file_hash(path, path.stat().st_mtime_ns)}\n".encode())
     return digest.hexdigest()
 

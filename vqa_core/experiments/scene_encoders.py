@@ -62,6 +62,8 @@ class EncoderModel:
 
 @dataclass(frozen=True)
 class Config:
+    """Sizes of a profile, and how its two encoders are trained."""
+
     data: SceneSizes
     model: EncoderModel
     pictures: Training
@@ -91,6 +93,7 @@ PROFILES = {
 
 
 def specs(profile: str) -> list[Spec]:
+    """The two encoders, each trained once."""
     config = PROFILES[profile]
     return [
         Spec("scene_encoders", unit, 0, profile, config.data, config.model, getattr(config, unit))
@@ -109,6 +112,8 @@ def scene_split(profile: str, split: str) -> SceneSet:
 
 
 class Named(NamedTuple):
+    """What :class:`CellNamer` and :class:`FrameReader` return; their docstrings give the shapes of ``logits``."""
+
     logits: torch.Tensor
 
 
@@ -371,6 +376,7 @@ def _train_questions(spec: Spec) -> Outcome:
 
 
 def run(spec: Spec) -> Outcome:
+    """Train the encoder that ``spec.unit`` names."""
     return _train_pictures(spec) if spec.unit == "pictures" else _train_questions(spec)
 
 

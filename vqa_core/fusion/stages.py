@@ -83,8 +83,8 @@ class EarlyFusion(nn.Module):
     Notes
     -----
     ``image`` and ``text`` of the output are the embedded tokens that enter the first block, (B, Nᵢ, out_dim) and
-    (B, Nₜ, out_dim). ``attention`` is the last block's, (B, heads, T, T), with T = 1 + Nᵢ + Nₜ with an answer token
-    and Nᵢ + Nₜ without.
+    (B, Nₜ, out_dim). ``attention`` is the last block's: with an answer token its own, (B, heads, 1, 1 + Nᵢ + Nₜ);
+    without, that of all tokens, (B, heads, Nᵢ + Nₜ, Nᵢ + Nₜ).
     """
 
     def __init__(
@@ -129,9 +129,12 @@ class EarlyFusion(nn.Module):
             mask = None
         for block in self.blocks[:-1]:
             x, _ = block(x, mask)  # (B, T, D)
-        x, attention = self.blocks[-1](x, mask, need_weights=True)  # (B, T, D), (B, heads, T, T)
-        words = x[:, -text.shape[1] :]  # (B, Nₜ, D)
-        read = masked_mean(words, text_mask) if self.answer_token is None else x[:, 0]  # (B, D)
+        queries = None if self.answer_token is None else 1  # the others' last states are not read
+        x, attention = self.blocks[-1](x, mask, need_weights=True, queries=queries)  # (B, Tq, D), (B, heads, Tq, T)
+        if self.answer_token is None:
+            read = masked_mean(x[:, -text.shape[1] :], text_mask)  # (B, D)
+        else:
+            read = x[:, 0]  # (B, D)
         return FusionOutput(self.norm(read), image, text, attention)
 
 

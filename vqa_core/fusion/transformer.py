@@ -104,12 +104,16 @@ class TransformerBlock(nn.Module):
         self.mlp = FeedForward(dim, mlp_ratio, dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, need_weights: bool = False
+        self, x: Tensor, mask: Tensor | None = None, need_weights: bool = False, queries: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, T, D) with mask (B, T) → tokens (B, T, D) and weights (B, H, T, T) or None."""
+        """Tokens (B, T, D) with mask (B, T) → tokens (B, Tq, D) and weights (B, H, Tq, T) or None.
+
+        Only the first ``queries`` tokens are computed (Tq; all T by default): a last block of which one token is
+        read need not compute the others.
+        """
         h = self.attention_norm(x)
-        read, weights = self.attention(h, h, mask, need_weights)  # (B, T, D)
-        x = x + read
+        read, weights = self.attention(h[:, :queries], h, mask, need_weights)  # (B, Tq, D)
+        x = x[:, :queries] + read
         return x + self.mlp(self.mlp_norm(x)), weights
 
 
