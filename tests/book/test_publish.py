@@ -248,3 +248,21 @@ def test_check_names_changed_data(executed, tmp_path, monkeypatch):
     (tmp_path / "data/vqa_rad/x.json").write_text(json.dumps([1]))
     monkeypatch.setenv("VQA_DATA", str(tmp_path / "data"))
     assert stale(executed)[0] == "figures/01_tiny/curve: data set vqa_rad changed"
+
+
+def test_printed_sources_are_staged_and_must_exist(executed):
+    source = executed / "vqa_core/fusion/vector.py"
+    source.parent.mkdir()
+    source.write_text("class SumFusion:\n    pass\n")
+    (executed / "vqa_core/secret.py").write_text("")
+    notebook = executed / "notebooks/01_tiny.py"
+    listing = "\n# %% [markdown]\n# ```{literalinclude} /vqa_core/fusion/vector.py\n# :pyobject: SumFusion\n# ```\n"
+    notebook.write_text(notebook.read_text() + listing)
+    assert "vqa_core/fusion/vector.py" in publish.site_sources(executed)
+    staged = publish.stage("cpu", {}, {}, executed) / "vqa_core"
+    assert [p.relative_to(staged).as_posix() for p in staged.rglob("*.py")] == ["fusion/vector.py"]
+    for wrong in ("vqa_core/gone.py", "pyproject.toml"):
+        notebook.write_text(notebook.read_text().replace("vqa_core/fusion/vector.py", wrong))
+        with pytest.raises(FileNotFoundError, match="only files of vqa_core/"):
+            publish.listed_sources(executed)
+        notebook.write_text(notebook.read_text().replace(wrong, "vqa_core/fusion/vector.py"))

@@ -214,7 +214,7 @@ def test_the_book_ledger_is_valid_and_complete():
     stems = {i.rstrip("abc") for i in claims}
     counts = {"X": 14, "F": 11, "C": 6, "M": 9, "B": 6, "E": 4, "P": 4, "O": 3}
     expected = {f"{letter}{k}" for letter, n in counts.items() for k in range(1, n + 1)}
-    assert stems == expected
+    assert expected | {"V1", "V2"} <= stems  # chapters add theirs
     for c in claims.values():
         assert 1 <= c.chapter <= 12
         assert len(c.claim) < 160

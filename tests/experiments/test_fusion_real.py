@@ -238,10 +238,10 @@ def test_answers_outside_the_training_answers_are_wrong(place_of_work):
 def test_pictures_help_once_there_is_training(place_of_work):
     def accuracy(unit):
         spec = spec_of(f"easy_vqa.{unit}")
-        training = replace(spec.training, epochs=25, batch_size=16)
+        training = replace(spec.training, epochs=12, batch_size=16)
         return fr.run(replace(spec, training=training)).metrics["accuracy_test"].value
 
-    assert accuracy("attend_film") > accuracy("question_only") + 0.2
+    assert accuracy("pool_film") > accuracy("question_only") + 0.2
 
 
 def test_tokens_are_kept_and_made_anew_when_the_encoders_change(place_of_work):

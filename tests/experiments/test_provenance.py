@@ -46,10 +46,9 @@ def test_outline_is_the_same_text_in_every_version_of_python():
             "Module(body=[ClassDef(name='A', body=[AnnAssign(target=Name(id='x', ctx=Store()), "
             "annotation=Name(id='int', ctx=Load()), value=Constant(), simple=1)])])"
         ),
-        "f'{x!r:>{w}} b'": (
+        "f'{x!r:>9} b'": (
             "Module(body=[Expr(value=JoinedStr(values=[FormattedValue(value=Name(id='x', ctx=Load()), conversion=114, "
-            "format_spec=JoinedStr(values=[Constant(value='>'), FormattedValue(value=Name(id='w', ctx=Load()), "
-            "conversion=-1)])), Constant(value=' b')]))])"
+            "format_spec=JoinedStr(values=[Constant(value='>9')])), Constant(value=' b')]))])"
         ),
     }
     for source, text in cases.items():

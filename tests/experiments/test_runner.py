@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from vqa_core import experiments
@@ -117,3 +118,49 @@ def test_kill_nine_loses_only_the_unit_in_work(toy):
     records = runner.run_experiment("toy", "smoke", workers=1, root=toy, progress=False)
     assert len(ran(toy)) <= 6 + 1
     assert [r.metrics["accuracy"].value for r in records] == [(ord(u) + s) / 200 for u in "ab" for s in range(3)]
+
+
+def test_experiment_whose_data_are_absent_has_no_records(toy, monkeypatch):
+    monkeypatch.setattr(experiments.module_of("toy"), "specs", lambda profile: [])
+    assert runner.run_experiment("toy", "smoke", root=toy, progress=False) == []
+    assert json.loads((toy / "smoke/toy/index.json").read_text()) == []
+
+
+def test_workers_of_a_killed_run_end_by_themselves(toy):
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
+        "from vqa_core import experiments; from vqa_core.experiments import runner\n"
+        "experiments.EXPERIMENTS['toy'] = 'toy_experiment'\n"
+        "runner.where_from.code_hash = lambda names: 'code-1'\n"
+        "import toy_worker\n"
+        "runner._run_in_worker = toy_worker.run\n"
+        "if __name__ == '__main__':\n"
+        "    runner.run_experiment('toy', 'smoke', workers=2, root=Path(sys.argv[1]), progress=False)\n"
+    )
+    (toy / "toy_worker.py").write_text(
+        "import os, time\nfrom pathlib import Path\n"
+        "def run(spec, code, root):\n"
+        "    Path(root, f'worker{os.getpid()}').touch()\n"
+        "    time.sleep(60)\n"
+    )
+    (toy / "parent.py").write_text(program)
+    process = subprocess.Popen([sys.executable, str(toy / "parent.py"), str(toy)], env=os.environ | {"PYTHONPATH": str(toy)})
+    deadline = time.monotonic() + 60
+    while len(list(toy.glob("worker*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    workers = [int(p.name.removeprefix("worker")) for p in toy.glob("worker*")]
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(_alive(w) for w in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_alive(w) for w in workers)
+
+
+def _alive(pid: int) -> bool:
+    """Running, not a zombie that waits for a parent to fetch it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -44,10 +44,11 @@ class Protocol:
 
 PROTOCOLS: dict[str, Protocol] = {
     "scenes": Protocol("scenes", "scenes", "train", "test"),
-    "vqa_rad_3064": Protocol("VQA-RAD, as released", "vqa_rad", "train_3064", "test"),
-    "vqa_rad_2780": Protocol("VQA-RAD, own re-wordings out", "vqa_rad", "train_2780", "test"),
-    "vqa_rad_1797": Protocol("VQA-RAD, all re-wordings out", "vqa_rad", "train", "test"),
-    "vqa_rad_disjoint": Protocol("VQA-RAD, other pictures only", "vqa_rad", "train_disjoint", "test"),
+    "vqa_rad_3064": Protocol("VQA-RAD 3064", "vqa_rad", "train_3064", "test"),
+    "vqa_rad_freeform": Protocol("VQA-RAD 3064, freeform", "vqa_rad", "train_3064", "test_308"),
+    "vqa_rad_2780": Protocol("VQA-RAD 2780", "vqa_rad", "train_2780", "test"),
+    "vqa_rad_1797": Protocol("VQA-RAD 1797", "vqa_rad", "train", "test"),
+    "vqa_rad_disjoint": Protocol("VQA-RAD disjoint", "vqa_rad", "train_disjoint", "test"),
     "nlvr": Protocol("NLVR", "nlvr", "train", "dev"),
     "easy_vqa": Protocol("easy-VQA", "easy_vqa", "train", "test"),
     "daquar": Protocol("DAQUAR", "daquar", "train", "test"),
@@ -155,6 +156,7 @@ def frequent(train: Sequence[Sample], limits: QuestionOnly) -> list[Sample]:
 
 
 def run(spec: Spec) -> Outcome:
+    """Let every baseline answer the test questions of one protocol."""
     from threadpoolctl import threadpool_limits
 
     train, test = read(spec.data)

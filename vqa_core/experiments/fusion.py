@@ -110,7 +110,7 @@ METHODS: dict[str, Method] = {
     "attend_concat": Method("attend, concat", "attended", "grid", "vector", _attend(ConcatFusion)),
     "attend_film": Method("attend, FiLM", "attended", "grid", "vector", _attend(FiLM)),
     "san": Method("SAN", "attended", "grid", "vector", lambda i, t, d, a: SAN(i, t, d, hidden=d)),
-    "ban": Method("BAN", "attended", "grid", "vector", lambda i, t, d, a: BAN(i, t, d, glimpses=4)),
+    "ban": Method("BAN", "attended", "grid", "vector", lambda i, t, d, a: BAN(i, t, d, glimpses=2)),
     # stages
     "early": Method("early (joint transformer)", "sequence", "grid", "slots", lambda i, t, d, a: EarlyFusion(i, t, d)),
     "late_mean": Method("late (mean)", "answers", "pooled", "vector", _late("mean"), "none"),
@@ -159,16 +159,16 @@ PROFILES = {
         32,
         16,
         32,
-        Training(epochs=1, batch_size=256, learning_rate=4e-3, weight_decay=0.3),
-        Training(epochs=1, batch_size=256, learning_rate=4e-3, weight_decay=0.3),
+        Training(epochs=1, batch_size=256, learning_rate=4e-3, weight_decay=0.1),
+        Training(epochs=1, batch_size=256, learning_rate=4e-3, weight_decay=0.1),
     ),
     "cpu": Config(
         5,
         256,
-        32,
-        256,
-        Training(epochs=6, batch_size=256, learning_rate=4e-3, weight_decay=0.3),
-        Training(epochs=14, batch_size=256, learning_rate=4e-3, weight_decay=0.3),
+        24,
+        128,
+        Training(epochs=6, batch_size=256, learning_rate=4e-3, weight_decay=0.1),
+        Training(epochs=17, batch_size=256, learning_rate=4e-3, weight_decay=0.1),
         without=("early",),  # a joint transformer over 80 tokens costs more than all other methods together
     ),
     "gpu": Config(
@@ -176,8 +176,8 @@ PROFILES = {
         512,
         256,
         512,
-        Training(epochs=15, batch_size=512, learning_rate=3e-3, weight_decay=0.3),
-        Training(epochs=40, batch_size=512, learning_rate=3e-3, weight_decay=0.3),
+        Training(epochs=15, batch_size=512, learning_rate=3e-3, weight_decay=0.1),
+        Training(epochs=40, batch_size=512, learning_rate=3e-3, weight_decay=0.1),
     ),
 }
 

@@ -91,6 +91,8 @@ class Clock:
 
 @dataclass(frozen=True)
 class Config:
+    """Sizes of a profile; ``repeats`` is the number of seeds."""
+
     repeats: int
     tokens: Tokens
     dim: int
@@ -107,6 +109,7 @@ PROFILES = {
 
 
 def specs(profile: str) -> list[Spec]:
+    """One spec for each repeat and method."""
     c = PROFILES[profile]
     return [
         Spec("fusion_cost", unit, repeat, profile, c.tokens, Model(unit, c.dim, c.batch_size), c.clock)
@@ -176,6 +179,7 @@ def exponent_interval(records: Sequence[Record], metric: str = "exponent", resam
 
 
 def run(spec: Spec) -> Outcome:
+    """Measure one method at every number of tokens."""
     tokens, sizes = spec.data, spec.model
     method = METHODS[sizes.fusion]
     seconds, flops, memory = [], [], []

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -88,6 +89,14 @@ def _start_worker(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has gone: a worker of a killed run must not go on writing records."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _run_in_worker(spec: Spec, code_hash: str, root: Path) -> Spec:
@@ -97,7 +106,7 @@ def _run_in_worker(spec: Spec, code_hash: str, root: Path) -> Spec:
 
 def _select(specs: Sequence[Spec], unit: str | None, seed: int | None) -> list[Spec]:
     chosen = [s for s in specs if (unit is None or s.unit == unit) and (seed is None or s.seed == seed)]
-    if not chosen:
+    if not chosen and (specs or unit is not None or seed is not None):  # no specs at all: its data are absent
         units = ", ".join(dict.fromkeys(s.unit for s in specs))
         raise ValueError(f"no unit {unit!r} with seed {seed!r}; units are {units}; seeds are {sorted({s.seed for s in specs})}")
     return chosen
