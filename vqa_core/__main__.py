@@ -31,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
     from vqa_core import ask
     from vqa_core.data import commands
 
-    top = argparse.ArgumentParser(prog="python -m vqa_core", description="Run, inspect and ask what the book is made of.")
+    top = argparse.ArgumentParser(
+        prog="python -m vqa_core", description="Run, inspect and ask what the book is made of."
+    )
     subparsers = top.add_subparsers(required=True, metavar="COMMAND")
     run = subparsers.add_parser("run", help="run the units of an experiment that are not on disk yet")
     run.add_argument("experiment")

@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 from vqa_core import data
-from vqa_core.data import catalogue
-from vqa_core.data import commands, easy_vqa, fetch
+from vqa_core.data import catalogue, commands, easy_vqa, fetch
 from vqa_core.data.root import extract
 
 

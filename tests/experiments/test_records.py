@@ -72,7 +72,7 @@ def test_spec_refuses_names_that_leave_the_folder_and_values_json_cannot_hold():
     with pytest.raises(ValueError, match="names a file"):
         Spec("toy", "../elsewhere", 0, "cpu")
     with pytest.raises(TypeError, match="ndarray"):
-        Spec("toy", "a", 0, "cpu", data={"x": np.zeros(2)}).hash
+        Spec("toy", "a", 0, "cpu", data={"x": np.zeros(2)}).as_json()
 
 
 def test_a_crash_while_writing_leaves_the_old_content(tmp_path, monkeypatch):

@@ -144,7 +144,9 @@ def test_workers_of_a_killed_run_end_by_themselves(toy):
         "    time.sleep(60)\n"
     )
     (toy / "parent.py").write_text(program)
-    process = subprocess.Popen([sys.executable, str(toy / "parent.py"), str(toy)], env=os.environ | {"PYTHONPATH": str(toy)})
+    process = subprocess.Popen(
+        [sys.executable, str(toy / "parent.py"), str(toy)], env=os.environ | {"PYTHONPATH": str(toy)}
+    )
     deadline = time.monotonic() + 60
     while len(list(toy.glob("worker*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
@@ -15,11 +16,11 @@ def test_linear_head():
 
 def test_mlp_head():
     head = MLPHead(4, 3, hidden=5)
-    first, last = head.layers[0], head.layers[-1]
+    first, last = head.layers[0][0], head.layers[-1]
     x = torch.randn(2, 4)
     assert_close(head(x), last(first(x).relu()))
     assert sum(p.numel() for p in head.parameters()) == 4 * 5 + 5 + 5 * 3 + 3
-    assert MLPHead(4, 3).layers[0].out_features == 4
+    assert MLPHead(4, 3).layers[0][0].out_features == 4
     head(x).square().sum().backward()
     assert all(p.grad.abs().max() > 0 for p in head.parameters())
 
@@ -35,9 +36,17 @@ def test_mlp_head_lets_a_sum_solve_exclusive_or():
     """A hidden layer after the sum makes the modalities interact: x ⊕ y = |x − y| = ReLU(x − y) + ReLU(y − x)."""
     head = MLPHead(2, 1, hidden=2)
     with torch.no_grad():
-        head.layers[0].weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
-        head.layers[0].bias.zero_()
+        head.layers[0][0].weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+        head.layers[0][0].bias.zero_()
         head.layers[-1].weight.fill_(1.0)
         head.layers[-1].bias.zero_()
     corners = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     assert_close(head(corners), torch.tensor([[0.0], [1.0], [1.0], [0.0]]))
+
+
+def test_depth_is_the_number_of_hidden_layers():
+    head = MLPHead(4, 3, hidden=5, depth=3)
+    shapes = [tuple(p.shape) for p in head.parameters() if p.ndim == 2]
+    assert shapes == [(5, 4), (5, 5), (5, 5), (3, 5)]
+    with pytest.raises(ValueError, match="at least 1 hidden layer"):
+        MLPHead(4, 3, depth=0)

@@ -8,7 +8,11 @@ from vqa_core.training.feed import Feed
 
 
 def samples():
-    rows = [("q0", "p0", "is it red?", "yes"), ("q1", "p1", "what colour is the large thing?", "red"), ("q2", "p0", "is it?", "moon")]
+    rows = [
+        ("q0", "p0", "is it red?", "yes"),
+        ("q1", "p1", "what colour is the large thing?", "red"),
+        ("q2", "p0", "is it?", "moon"),
+    ]
     return [Sample(q, p, text, answer, "x", "open") for q, p, text, answer in rows]
 
 

@@ -44,7 +44,14 @@ def build(seed=0, **options):
 
 def test_overfits_eight_questions_that_need_both_sides():
     data, model = feed(8), build(dropout=0.0)
-    fit(model, data, data, Training(epochs=200, batch_size=8, learning_rate=0.05, weight_decay=0.0), seed=0, device="cpu")
+    fit(
+        model,
+        data,
+        data,
+        Training(epochs=200, batch_size=8, learning_rate=0.05, weight_decay=0.0),
+        seed=0,
+        device="cpu",
+    )
     assert accuracy(model, data, "cpu") == 1.0
 
 
@@ -132,7 +139,15 @@ def test_clipping_bounds_the_step():
     model = build()
     before = [p.detach().clone() for p in model.parameters()]
     training = Training(epochs=1, batch_size=64, learning_rate=1e-3, weight_decay=0.0)
-    fit(model, feed(), feed(), training, seed=0, device="cpu", loss=lambda m, b: 1e6 * answer_loss(m(*b[:3]).logits, b.answers))
+    fit(
+        model,
+        feed(),
+        feed(),
+        training,
+        seed=0,
+        device="cpu",
+        loss=lambda m, b: 1e6 * answer_loss(m(*b[:3]).logits, b.answers),
+    )
     assert all((p - q).abs().max() < 2e-3 for p, q in zip(model.parameters(), before))
 
 

@@ -7,8 +7,8 @@ import sys
 from collections import Counter
 
 from vqa_core.data.catalogue import NAMES, DatasetInfo, load
-from vqa_core.data.types import Dataset
 from vqa_core.data.root import data_root
+from vqa_core.data.types import Dataset
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

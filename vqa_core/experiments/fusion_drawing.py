@@ -64,9 +64,9 @@ def legend(figure: Figure, units: Sequence[str], columns: int = 3) -> None:
     figure.legend(handles=marks, loc="outside lower center", ncols=columns, fontsize=8)
 
 
-def _rows(ax, units: Sequence[str], labels: bool = True) -> None:
+def _rows(ax, units: Sequence[str]) -> None:
     """Name the rows, top to bottom, and part the places by lines."""
-    ax.set_yticks(range(len(units)), [title(u) for u in units] if labels else [""] * len(units))
+    ax.set_yticks(range(len(units)), [title(u) for u in units])
     ax.set_ylim(len(units) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0, labelsize=8.5)
@@ -173,23 +173,23 @@ def _draw_flow(ax, nodes, edges) -> None:
 
 
 def family_panels(table: pd.DataFrame, chance: Mapping[str, float]) -> Figure:
-    """A panel for each family of ``chance``, a row for each method; bars start at chance.
+    """A panel for each family of ``chance``, a row for each method of the table; bars start at chance.
 
     ``table`` is that of :func:`~vqa_core.experiments.readout.accuracy_table`.
     """
     by = table.set_index(["unit", "family"])
-    figure, axes = plt.subplots(1, len(chance), figsize=(9.6, 6.4), sharey=True)
+    units = list(dict.fromkeys(table["unit"]))
+    figure, axes = plt.subplots(1, len(chance), figsize=(9.6, 1.6 + 0.2 * len(units)), sharey=True)
     for ax, (family, level) in zip(axes, chance.items()):
-        _rows(ax, ORDER, labels=ax is axes[0])
-        for at, unit in enumerate(ORDER):
+        _rows(ax, units)
+        for at, unit in enumerate(units):
             row = by.loc[(unit, family)]
             ax.barh(at, row["mean"] - level, left=level, height=0.64, color=COLOURS[place(unit)], alpha=0.3, lw=0)
             ax.errorbar(row["mean"], at, xerr=whiskers(row), capsize=2, lw=1.2, ms=3.8, elinewidth=1.2, **style(unit))
         ax.axvline(level, color=INK["light"], ls="--", lw=0.9)
         ax.set_title(family.replace("_", "\n"), fontsize=9)
         ax.set(xlim=(0, 1.03), xticks=[0, 0.5, 1], xticklabels=["0", "½", "1"])
-    axes[0].set_yticks(range(len(ORDER)), [title(u) for u in ORDER])
-    legend(figure, ORDER, columns=4)
+    legend(figure, units, columns=4)
     return figure
 
 

@@ -107,6 +107,8 @@ def outline(node: Any) -> str:
     >>> outline(ast.parse("x = [1]"))
     "Module(body=[Assign(targets=[Name(id='x', ctx=Store())], value=List(elts=[Constant(value=1)], ctx=Load()))])"
     """
+    if isinstance(node, ast.JoinedStr):  # 3.12 puts empty constants into nested format specifications
+        node = ast.JoinedStr([v for v in node.values if not (isinstance(v, ast.Constant) and v.value == "")])
     if isinstance(node, ast.AST):
         fields = [(name, outline(value)) for name, value in ast.iter_fields(node) if value is not None and value != []]
         return f"{type(node).__name__}({', '.join(f'{k}={v}' for k, v in fields)})"
@@ -136,7 +138,10 @@ def code_hash(sources: Iterable[str | Path]) -> str:
     sources = list(sources)
     digest = hashlib.sha256()
     files = [Path(s) for s in sources if isinstance(s, Path) or str(s).endswith(".py")]
-    for label, path in [*((m, module_file(m)) for m in modules_used(sources) if m not in BOOKKEEPING), *((f.name, f) for f in files)]:
+    for label, path in [
+        *((m, module_file(m)) for m in modules_used(sources) if m not in BOOKKEEPING),
+        *((f.name, f) for f in files),
+    ]:
         digest.update(f"{label}:{_file_hash(path, path.stat().st_mtime_ns)}\n".encode())
     return digest.hexdigest()
 

@@ -37,7 +37,9 @@ def _canonical(value: Any) -> Any:
         return [_canonical(v) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"a Spec holds numbers, strings, tuples and frozen dataclasses, not {type(value).__name__}: {value!r}")
+    raise TypeError(
+        f"a Spec holds numbers, strings, tuples and frozen dataclasses, not {type(value).__name__}: {value!r}"
+    )
 
 
 @dataclass(frozen=True)

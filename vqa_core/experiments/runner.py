@@ -108,7 +108,9 @@ def _select(specs: Sequence[Spec], unit: str | None, seed: int | None) -> list[S
     chosen = [s for s in specs if (unit is None or s.unit == unit) and (seed is None or s.seed == seed)]
     if not chosen and (specs or unit is not None or seed is not None):  # no specs at all: its data are absent
         units = ", ".join(dict.fromkeys(s.unit for s in specs))
-        raise ValueError(f"no unit {unit!r} with seed {seed!r}; units are {units}; seeds are {sorted({s.seed for s in specs})}")
+        raise ValueError(
+            f"no unit {unit!r} with seed {seed!r}; units are {units}; seeds are {sorted({s.seed for s in specs})}"
+        )
     return chosen
 
 

@@ -1,8 +1,8 @@
 """Experiment ``scene_encoders``: a picture encoder and a question encoder that never saw an answer.
 
 The picture encoder learns to name the object in each cell of its grid; the question encoder learns to fill the slots
-of a sentence (operation, first description, …). Both are then frozen, and their tokens are computed once. What a fusion makes of these
-tokens is the fusion's own merit: nothing else differs between the runs of experiment ``fusion``.
+of a sentence (operation, first description, …). Both are then frozen, and their tokens are computed once. What a
+fusion makes of these tokens is the fusion's own merit: nothing else differs between the runs of experiment ``fusion``.
 """
 
 from __future__ import annotations
@@ -329,7 +329,10 @@ def _reading_scores(model: FrameReader, feed: Feed) -> dict[str, Metric]:
     found = [torch.stack([p.argmax(-1) for p in model(*b.to(device)[:3]).logits], 1).cpu() for b in feed.batches(1024)]
     right = torch.cat(found) == feed.answers  # (U, slots)
     whole = right.all(1).float()  # (U,)
-    return {"slot": Metric(float(right.float().mean()), right.numel()), "frame": Metric(float(whole.mean()), len(whole))}
+    return {
+        "slot": Metric(float(right.float().mean()), right.numel()),
+        "frame": Metric(float(whole.mean()), len(whole)),
+    }
 
 
 def word_vocabulary(profile: str) -> Vocabulary:
@@ -456,7 +459,9 @@ def scene_tokens(profile: str, split: str) -> SceneTokens:
     path = folder / f"tokens_{split}.safetensors"
     index = folder / "index.json"
     if not index.is_file():
-        raise FileNotFoundError(f"{index} is missing; make it: python -m vqa_core run scene_encoders --profile {profile}")
+        raise FileNotFoundError(
+            f"{index} is missing; make it: python -m vqa_core run scene_encoders --profile {profile}"
+        )
     made_by = json.dumps([json.loads(index.read_text(encoding="utf-8")), scene_split_hash(profile, split)])
     with FileLock(folder / f".{split}.lock"):
         if path.is_file():

@@ -131,10 +131,7 @@ class EarlyFusion(nn.Module):
             x, _ = block(x, mask)  # (B, T, D)
         queries = None if self.answer_token is None else 1  # the others' last states are not read
         x, attention = self.blocks[-1](x, mask, need_weights=True, queries=queries)  # (B, Tq, D), (B, heads, Tq, T)
-        if self.answer_token is None:
-            read = masked_mean(x[:, -text.shape[1] :], text_mask)  # (B, D)
-        else:
-            read = x[:, 0]  # (B, D)
+        read = masked_mean(x[:, -text.shape[1] :], text_mask) if self.answer_token is None else x[:, 0]  # (B, D)
         return FusionOutput(self.norm(read), image, text, attention)
 
 

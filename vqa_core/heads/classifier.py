@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 
 
@@ -45,9 +47,7 @@ class MLPHead(nn.Module):
             raise ValueError(f"depth is {depth}; an MLP has at least 1 hidden layer (LinearHead has none)")
         hidden = hidden or in_dim
         widths = [in_dim, *[hidden] * depth]
-        layers = [
-            nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in zip(widths[:-1], widths[1:])
-        ]
+        layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in itertools.pairwise(widths)]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden, answers))
 
     def forward(self, fused: Tensor) -> Tensor:

@@ -45,7 +45,10 @@ class Feed:
         sizes = {len(self.picture_index), len(self.question_index), len(self.answers)}
         if len(sizes) != 1 or len(self.words) != len(self.word_mask):
             raise ValueError(f"picture_index, questions and answers differ in length: {sorted(sizes)}")
-        for what, index, of in (("picture", self.picture_index, self.pictures), ("question", self.question_index, self.words)):
+        for what, index, of in (
+            ("picture", self.picture_index, self.pictures),
+            ("question", self.question_index, self.words),
+        ):
             if len(index) and int(index.max()) >= len(of):
                 raise ValueError(f"{what}_index goes to {int(index.max())}, there are {len(of)} {what}s")
 

@@ -201,7 +201,13 @@ def fit(
 def _save_state(path: Path, model, optimizer, found: Fit, best, epoch: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "fit": vars(found), "best": best, "epoch": epoch}
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "fit": vars(found),
+        "best": best,
+        "epoch": epoch,
+    }
     torch.save(state, temporary)
     os.replace(temporary, path)
 
