@@ -256,7 +256,7 @@ print(
 #
 # **Conditional batch normalisation** {cite:p}`devries2017cbn` goes deeper down: the question shifts scale and offset of the
 # batch norms *inside* the picture encoder. It needs the encoder to be trained, so it has no place in a comparison with
-# frozen ones; the class is `vqa_core.fusion.vector.ConditionalBatchNorm2d`.
+# frozen ones; the class is `ConditionalBatchNorm2d`, in `fusion/vector.py`.
 #
 # ### What a sum can't do
 #
@@ -822,8 +822,8 @@ chapter.figure(
 )
 
 # %% [markdown]
-# {val}`03_fusion.best.title` has {val}`03_fusion.unseen.best:ci.1%` there. Its tokens name colour and shape as separate features, so a new combination is not a new
-# thing to it; what a fusion loses here it has tied together itself. The most is lost by {val}`03_fusion.unseen.most_lost` ({val}`03_fusion.unseen.most_lost.points:+.1p`). (Chapter 5 asks the same of encoders that were trained end to end.)
+# {val}`03_fusion.best.title` has {val}`03_fusion.unseen.best:ci.1%` there. Its tokens name colour and shape as separate features; but the picture encoder has
+# never named the new combinations either. What is lost may be lost by the frozen encoder, whose names get less sure, or by the fusion, which tied together what went together in training. The most is lost by {val}`03_fusion.unseen.most_lost` ({val}`03_fusion.unseen.most_lost.points:+.1p`). (Chapter 5 asks the same of encoders that were trained end to end.)
 #
 # ### How they learn
 

@@ -289,7 +289,8 @@ def learning_curves(curves: pd.DataFrame, runs: Mapping[str, Sequence[Any]]) -> 
         for run in runs[unit]:
             each = [e["validation"] for e in run.details["history"]]
             ax.plot(some["epoch"], each, color=colour, lw=0.7, alpha=0.5, marker="", ls="-")
-    ax.set(xlabel="epoch", ylabel="validation accuracy", xticks=sorted(set(curves["epoch"])))
+    ax.set(xlabel="epoch", ylabel="validation accuracy")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -350,7 +351,7 @@ def price_panels(priced: pd.DataFrame) -> Figure:
                 str(number), at, xytext=(-4, 5), textcoords="offset points", ha="right", fontsize=8.5, weight="bold"
             )
         named = "\n".join(f"{number} {title(unit)}" for number, unit in enumerate(front, 1))
-        ax.annotate(named, (0.98, 0.03), xycoords="axes fraction", ha="right", va="bottom", fontsize=8)
+        ax.annotate(named, (0.02, 0.98), xycoords="axes fraction", ha="left", va="top", fontsize=8)
         ax.set(xscale="log", xlabel=label)
         ax.xaxis.set_minor_formatter("")
         ax.margins(x=0.12, y=0.12)
@@ -394,7 +395,7 @@ def attention_panels(image: np.ndarray, heat: np.ndarray, heading: str) -> Figur
         ax.axis("off")
     axes[0, 0].set_title("the picture", fontsize=9)
     for number, (weights, ax) in enumerate(zip(heat, axes.flat[1:], strict=True), 1):
-        veil = np.clip(0.85 - weights / max(float(heat.max()), 1e-6), 0, 0.85)  # what has no weight is dark
+        veil = 0.75 * (1 - weights / max(float(heat.max()), 1e-6))  # what has no weight is dark
         ax.imshow(np.dstack([np.zeros((*veil.shape, 3)), veil]), extent=(0, side, side, 0))
         ax.set_title(f"head {number}: {weights.sum():.0%} on cells", fontsize=9)
     figure.suptitle(heading, fontsize=10)
