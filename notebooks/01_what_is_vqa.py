@@ -69,7 +69,7 @@ chosen = [ask_about(family, 2 * k) for k, family in enumerate(scenes.FAMILIES)]
 
 # %% tags=["hide-input"]
 fig, axes = plt.subplots(4, 4, figsize=(10.4, 8), height_ratios=[1, 0.44, 1, 0.44])
-fig.get_layout_engine().set(hspace=0, h_pad=0.03)
+fig.get_layout_engine().set(hspace=0, h_pad=0.12)
 for ax, below, i in zip(axes[::2].flat, axes[1::2].flat, chosen):
     ax.imshow(shown.picture(shown[i].picture_id))
     ax.set(xticks=[], yticks=[])

@@ -483,7 +483,8 @@ chapter.table(
 # **The same for all.** Scenes with balanced questions of eight families (chapter 1): each question is asked about two pictures and has
 # another answer on each, so that the words alone tell nothing. The picture encoder was taught to *name what is in each cell* of its grid and the
 # question encoder to *fill in the slots* of what is asked; both were then frozen. Neither ever saw an answer. A fusion gets
-# {val}`03_fusion.size.cells` image tokens (presence, probabilities of attribute values, place) or their sum, and the slots or their sum.
+# {val}`03_fusion.size.cells` image tokens (presence, probabilities of attribute values, place) or their sum, and the slots or their sum. Cells in which the encoder sees nothing are masked
+# (and left out while training, which changes no result and saves most of the time; operations are counted for the whole grid).
 # Optimiser, order of the data per seed, and the head (two hidden layers) are the same.
 #
 # **What differs.** The fusion; the width, where a fusion's cost is tokens × width²; the length of the training, {val}`03_fusion.size.epochs.pooled` epochs for what reads
@@ -987,7 +988,7 @@ if present:
 # %%
 run = runs["attend_film"][0]
 feed = fusion.feed_of(profile, "test", "grid", "vector")
-model = fusion.build(run.spec.model, d_i, d_t, answers)
+model = fusion.build(run.spec.model, d_i, d_t, answers, whole_grid=True)
 stored = {k.removeprefix("model."): torch.from_numpy(v) for k, v in run.arrays.items() if k.startswith("model.")}
 model.load_state_dict(stored)
 right = correct["attend_film"][0]

@@ -14,7 +14,8 @@ def _shrink(patch: pytest.MonkeyPatch) -> None:
     """Make profile ``smoke`` so small that it takes a second, and forget what was made at another size."""
     encoders, fusions = scene_encoders.PROFILES["smoke"], fusion.PROFILES["smoke"]
     sizes = scene_encoders.SceneSizes(train=40, val=20, test=20, test_composition=20)
-    patch.setitem(scene_encoders.PROFILES, "smoke", dataclasses.replace(encoders, data=sizes))
+    pictures = dataclasses.replace(encoders.pictures, epochs=40, batch_size=16)  # enough to see some objects
+    patch.setitem(scene_encoders.PROFILES, "smoke", dataclasses.replace(encoders, data=sizes, pictures=pictures))
     patch.setitem(fusion.PROFILES, "smoke", dataclasses.replace(fusions, dim=16, narrow=16, hidden=16))
     _forget()
 

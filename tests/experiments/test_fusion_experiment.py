@@ -11,7 +11,7 @@ from vqa_core.data.scenes import FAMILIES
 from vqa_core.evaluation.baselines import shuffled_pictures
 from vqa_core.experiments import fusion
 from vqa_core.experiments.fusion import METHODS, Model, build, feed_of
-from vqa_core.experiments.scene_encoders import scene_split, scene_tokens
+from vqa_core.experiments.scene_encoders import is_present, scene_split, scene_tokens
 from vqa_core.training.feed import Feed
 from vqa_core.training.loop import predict
 
@@ -206,7 +206,23 @@ def test_cost_of_a_method(tiny):
     assert flops == 2 * (image * 16 + text * 16 + 16 * ANSWERS)
     kept = [fusion.activation_bytes(model("pool_film"), feeds["pooled"], n) for n in (16, 32)]
     assert kept[1] == pytest.approx(2 * kept[0], rel=0.1)
-    assert fusion.activation_bytes(model("token_film"), feeds["grid"], 32) > 10 * kept[1]
+    whole = build(Model("token_film", 16, 16), image, text, ANSWERS, whole_grid=True)
+    every, present = (fusion.activation_bytes(m, feeds["grid"], 32) for m in (whole, model("token_film")))
+    assert every > 10 * kept[1]
+    assert every > 2 * present > 2 * kept[1]  # most cells are empty
+
+
+@pytest.mark.parametrize("unit", [u for u in GRID if u not in PLACED])
+def test_leaving_empty_cells_out_changes_no_answer(tiny, unit):
+    feed = feed_of("smoke", "test", "grid", METHODS[unit].text)
+    present = is_present(feed.pictures).sum(1)
+    assert 0 < present.float().mean() < 32
+    sizes = Model(unit, 16, 16), feed.pictures.shape[-1], feed.words.shape[-1], ANSWERS
+    some, whole = build(*sizes), build(*sizes, whole_grid=True)
+    whole.load_state_dict(some.state_dict())
+    torch.testing.assert_close(predict(some, feed), predict(whole, feed), atol=1e-5, rtol=1e-5)
+    batch = feed.batch(range(8))
+    assert some.image_encoder(batch.pictures).tokens.shape[1] == present[feed.picture_index[:8]].max()
 
 
 def test_shuffled_predictions_are_those_about_other_pictures(tiny):

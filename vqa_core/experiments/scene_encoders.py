@@ -74,7 +74,7 @@ PROFILES = {
     "smoke": Config(
         SceneSizes(200, 100, 100, 100),
         EncoderModel(),
-        Training(epochs=2, batch_size=64, learning_rate=4e-3),
+        Training(epochs=15, batch_size=32, learning_rate=5e-3),
         Training(epochs=2, batch_size=128, learning_rate=6e-3),
     ),
     "cpu": Config(
@@ -144,7 +144,8 @@ class NamedCells(nn.Module):
     namer
         A trained :class:`CellNamer`.
     form
-        ``"grid"``: all tokens, (B, N, 19). ``"pooled"``: their sum, (B, 1, 19); a bag of names without places.
+        ``"grid"``: all tokens, (B, N, 19), with the mask of the cells that are not empty. ``"pooled"``: their sum,
+        (B, 1, 19); a bag of names without places.
     """
 
     def __init__(self, namer: CellNamer, form: str = "grid") -> None:
@@ -162,7 +163,41 @@ class NamedCells(nn.Module):
         names = torch.cat([part.softmax(-1) for part in logits[..., 1:].split(VALUES, dim=-1)], dim=-1)  # (B, N, 16)
         place = self.place.expand(len(logits), -1, -1)  # (B, N, 2)
         tokens = torch.cat([presence, presence * names, place], dim=-1)  # (B, N, 19)
-        return Tokens(tokens.sum(1, keepdim=True) if self.form == "pooled" else tokens)
+        return Tokens(tokens.sum(1, keepdim=True)) if self.form == "pooled" else Tokens(tokens, is_present(tokens))
+
+
+def is_present(tokens: torch.Tensor) -> torch.Tensor:
+    """Which cells hold an object, says the first feature of :class:`NamedCells`: (…, N, 19) → bool (…, N)."""
+    return tokens[..., 0] > 0.5
+
+
+class PresentCells(nn.Module):
+    """Cached grid tokens of :class:`NamedCells`, without the empty cells.
+
+    As many empty cells are left out as all pictures of a batch allow; the others are masked. Fusions do not notice
+    (padding does not change their outputs), but most cells are empty, and time goes with the tokens.
+
+    Parameters
+    ----------
+    out_dim
+        Features of a token.
+    whole_grid
+        Keep and mask all empty cells, so that attention has a place for every cell.
+    """
+
+    def __init__(self, out_dim: int, whole_grid: bool = False) -> None:
+        super().__init__()
+        self.out_dim, self.whole_grid = out_dim, whole_grid
+
+    def forward(self, tokens: torch.Tensor) -> Tokens:
+        """Tokens (B, N, out_dim) → (B, M, out_dim) with a mask (B, M), M ≤ N."""
+        mask = is_present(tokens)  # (B, N)
+        if self.whole_grid:
+            return Tokens(tokens, mask)
+        most = max(int(mask.sum(1).max()), 1)
+        index = tokens[..., 0].topk(most, dim=1).indices  # (B, M), present cells first
+        kept = tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))  # (B, M, out_dim)
+        return Tokens(kept, mask.gather(1, index))
 
 
 def cell_targets(every: Iterable[Scene], grid: tuple[int, int]) -> np.ndarray:
