@@ -20,6 +20,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vqa_core.experiments import resolve_profile
+
 PALETTE = ("#0090fc", "#cc183c", "#c08400", "#5448fc", "#a83c9c", "#909090")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINESTYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
@@ -28,7 +30,6 @@ INK = {"light": "#1f2329", "dark": "#e7ecf2"}  # text, axes, ticks
 GRID = {"light": "#d1d7de", "dark": "#3c444e"}
 BACKGROUND = {"light": "#ffffff", "dark": "#14181e"}  # the page's own
 
-PROFILES = ("smoke", "cpu", "gpu")
 MIME = "application/vnd.vqa.shown+json"  # what the book's pipeline looks for among a cell's outputs
 NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 KEY = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
@@ -62,17 +63,6 @@ def use_style() -> None:
             **dict.fromkeys(("xtick.color", "ytick.color"), INK["light"]),
         }
     )
-
-
-def resolve_profile(profile: str) -> str:
-    """Profile named, or for ``"auto"``: ``gpu`` where CUDA is to be had, else ``cpu``."""
-    if profile == "auto":
-        import torch
-
-        return "gpu" if torch.cuda.is_available() else "cpu"
-    if profile not in PROFILES:
-        raise ValueError(f"profile is {profile!r}; allowed are 'auto', {', '.join(map(repr, PROFILES))}")
-    return profile
 
 
 def repository_root(start: Path | None = None) -> Path:

@@ -101,11 +101,3 @@ def test_opposite_questions_are_an_exclusive_or_that_no_additive_score_solves():
     yes = np.array([f[p] + g[w] > 0 for p, w in zip(pictures, words)])
     right = yes[four] == [True, False, False, True]  # (K, 4)
     assert right.sum(1).max() == 3
-
-
-def test_power_law_is_exact_on_a_power_law():
-    size = np.array([64, 256, 1024])
-    factor, exponent = readout.power_law(size, 3e-6 * size**1.5)
-    assert (factor, exponent) == (pytest.approx(3e-6), pytest.approx(1.5))
-    with pytest.raises(ValueError, match="two different sizes"):
-        readout.power_law([64, 64], [1, 2])

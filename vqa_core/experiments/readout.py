@@ -211,12 +211,3 @@ def opposite_questions(samples: Sequence[Sample]) -> np.ndarray:
         for m, n in yes_at.get((b, a), ())  # m: yes on B, n: no on A
     ]
     return np.array(found, dtype=np.int64).reshape(-1, 4)
-
-
-def power_law(size: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """Factor c and exponent p of seconds ≈ c · sizeᵖ, by least squares of the logarithms."""
-    x, y = np.log(np.asarray(size, float)), np.log(np.asarray(seconds, float))
-    if len(x) < 2 or np.ptp(x) == 0:
-        raise ValueError(f"an exponent needs at least two different sizes, not {list(size)}")
-    p, c = np.polyfit(x, y, 1)
-    return float(np.exp(c)), float(p)
