@@ -155,7 +155,7 @@ print(ids, mask.astype(int), sep="\n\n")
 # one names what is in each cell of the picture, the other fills the slots of a sentence. Neither has ever seen an answer.
 
 # %%
-from vqa_core.experiments.fusion import answer_vocabulary
+from vqa_core.experiments.fusion import KEPT, answer_vocabulary
 from vqa_core.experiments.scene_encoders import load_encoders, scene_split
 
 runs = experiments.load("fusion", chapter.profile)
@@ -190,7 +190,7 @@ batch = collate(four, as_float(torch.from_numpy(pixels)), words, answers)
 from vqa_core.experiments.fusion import build
 from vqa_core.experiments.scene_encoders import NamedCells, SlotTokens
 
-first = next(r for r in runs if r.spec.unit == "attend_film")
+first = next(r for r in runs if r.spec.unit == KEPT)
 cells, slots = NamedCells(namer), SlotTokens(reader, form="vector")
 trained = build(first.spec.model, cells.out_dim, slots.out_dim, len(answers))
 
@@ -382,8 +382,8 @@ scores = {
     "words only": correct("question_only"),
     "picture only": correct("picture_only"),
     "concatenate": correct("pool_concat"),
-    "attend, then FiLM": correct("attend_film"),
-    "the same, wrong picture": correct("attend_film", "predicted_shuffled"),
+    "attend, then concatenate": correct(KEPT),
+    "the same, wrong picture": correct(KEPT, "predicted_shuffled"),
 }
 
 # %%
@@ -420,7 +420,7 @@ chapter.figure(
     alt="Dots with intervals for nine rows of question families. Over all: "
     + ", ".join(f"{m} {v:.0%}" for m, v in top.items()),
     data=table,
-    records=[r for r in runs if r.spec.unit in ("question_only", "picture_only", "pool_concat", "attend_film")],
+    records=[r for r in runs if r.spec.unit in ("question_only", "picture_only", "pool_concat", KEPT)],
 )
 
 # %%

@@ -85,7 +85,7 @@ chapter.value("time.device", records[0].device)
 # The shapes below are those of the experiment; the cell reads them from the tokens.
 
 # %%
-feed = fusion.feed_of(profile, "test", "grid", "slots")
+feed = fusion.feed_of(profile, "test", "grid", "slots", empty_cells=True)
 cells, d_i = feed.pictures.shape[1:]
 d_t, answers = feed.words.shape[-1], len(fusion.answer_vocabulary(profile))
 dim, narrow = fusion.PROFILES[profile].dim, fusion.PROFILES[profile].narrow
@@ -487,17 +487,15 @@ chapter.table(
 # (and left out while training, which changes no result and saves most of the time; operations are counted for the whole grid).
 # Optimiser, order of the data per seed, and the head (two hidden layers) are the same.
 #
-# **What differs.** The fusion; the width, where a fusion's cost is tokens × width²; the length of the training, {val}`03_fusion.size.epochs.pooled` epochs for what reads
-# pooled vectors and {val}`03_fusion.size.epochs.tokens` for what reads tokens ({numref}`fig-03-fusion-learning-curves` shows whether that was enough); and the head, in four rows that exist for the
-# proposition above. Sizes are in {numref}`tab-03-fusion-results`.
+# **What differs.** The fusion; the width, where a fusion's cost is tokens × width²; and the head, in four rows that exist for the
+# proposition above. All train for {val}`03_fusion.size.epochs` epochs ({numref}`fig-03-fusion-learning-curves` shows whether that was enough). Sizes are in {numref}`tab-03-fusion-results`.
 #
 # **What counts.** {val}`03_fusion.size.questions:,d` test questions about {val}`03_fusion.size.pictures:,d` pictures, {val}`03_fusion.size.seeds` seeds. Intervals
 # hold seeds *and* pictures to be random; choices between methods are made on validation, never on the test set.
 # The rules of the claims that this chapter judges were written before the runs:
 
 # %% tags=["hide-input"]
-for kind, unit in {"pooled": "pool_concat", "tokens": "attend_film"}.items():
-    chapter.value(f"size.epochs.{kind}", runs[unit][0].spec.training.epochs)
+chapter.value("size.epochs", fusion.PROFILES[profile].training.epochs)
 chapter.value("size.questions", len(test))
 chapter.value("size.pictures", len(set(pictures)))
 ledger = claims.read_claims(figures.repository_root() / "book/claims.yml")
@@ -514,7 +512,7 @@ chapter.table(
 
 # %%
 majority = baselines.majority(scene_split(profile, "train").samples, test.samples).correct[None]
-shuffled = readout.right_or_wrong(runs["attend_film"], truth, "predicted_shuffled")
+shuffled = readout.right_or_wrong(runs[fusion.KEPT], truth, "predicted_shuffled")
 hidden = {u: correct[u] for u in ("question_only", "picture_only")}
 base = readout.accuracy_table({"majority": majority, "shuffled": shuffled, **hidden}, pictures).set_index("unit")
 for unit, row in base.iterrows():
@@ -632,14 +630,14 @@ for name, unit in {
 }.items():
     chapter.value(f"{name}.title", title(unit))
     value(f"{name}.accuracy", overall.loc[unit])
-value("accuracy.attend_film", overall.loc["attend_film"])
+value("accuracy.kept", overall.loc[fusion.KEPT])
 
 # %% [markdown]
 # Chosen on validation, the best of all is **{val}`03_fusion.best.title`** with {val}`03_fusion.best.accuracy:ci.1%`; the best fusion of pooled vectors is
 # **{val}`03_fusion.best_pooled.title`** with {val}`03_fusion.best_pooled.accuracy:ci.1%`; the best late fusion, **{val}`03_fusion.best_late.title`**, has
 # {val}`03_fusion.best_late.accuracy:ci.1%`. Without the picture a model reaches {val}`03_fusion.base.question_only:.1%`, without the question
 # {val}`03_fusion.base.picture_only:.1%`; chance is {val}`03_fusion.base.chance:.1%`, because counts and attributes have more than two answers. Shown
-# *another* picture than the one it is asked about, attend-FiLM has {val}`03_fusion.base.shuffled:.1%` instead of {val}`03_fusion.accuracy.attend_film:.1%`.
+# *another* picture than the one it is asked about, attend-concat has {val}`03_fusion.base.shuffled:.1%` instead of {val}`03_fusion.accuracy.kept:.1%`.
 #
 # ### Gain over concatenation
 #
@@ -982,16 +980,16 @@ if present:
 # %% [markdown]
 # ## What was looked at
 #
-# The heads of attend-FiLM, for one test question that it answers rightly: the brighter a cell, the more its token weighs in what the head reads. This is what the
+# The heads of attend-concat, for one test question that it answers rightly: the brighter a cell, the more its token weighs in what the head reads. This is what the
 # model *used*, layer by layer true by construction; it is not an explanation of *why* it answered so. Chapter 9 measures that difference.
 
 # %%
-run = runs["attend_film"][0]
-feed = fusion.feed_of(profile, "test", "grid", "vector")
-model = fusion.build(run.spec.model, d_i, d_t, answers, whole_grid=True)
+run = runs[fusion.KEPT][0]
+feed = fusion.feed_of(profile, "test", "grid", "vector", empty_cells=True)
+model = fusion.build(run.spec.model, d_i, d_t, answers)
 stored = {k.removeprefix("model."): torch.from_numpy(v) for k, v in run.arrays.items() if k.startswith("model.")}
 model.load_state_dict(stored)
-right = correct["attend_film"][0]
+right = correct[fusion.KEPT][0]
 wanted = right & (families == "spatial_relation") & (truth == "yes")
 chosen = int(wanted.argmax() if wanted.any() else right.argmax())
 

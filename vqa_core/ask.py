@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from vqa_core.model import VQAModel
 
 MODELS = ("scenes",)
-UNIT = "attend_film"  # of experiment ``fusion``: its records hold the weights
 GROUND = 210  # grey of a scene's ground, beside a picture that is not square
 
 
@@ -109,7 +108,7 @@ class Answerer:
         from vqa_core.model import VQAModel
 
         profile, root = resolve_profile(profile), root or results_root()
-        specs = [spec for spec in fusion.specs(profile) if spec.unit == UNIT]
+        specs = [spec for spec in fusion.specs(profile) if spec.unit == fusion.KEPT]
         records = [record for spec in specs if (record := load_record(spec, root=root)) is not None]
         if not records:
             raise FileNotFoundError(_absent(specs[0].path(root), profile, root))
@@ -126,7 +125,7 @@ class Answerer:
         n, sizes = best.metrics["accuracy_test"].n, best.spec.data
         about = About(
             profile=profile,
-            title=fusion.METHODS[UNIT].title,
+            title=fusion.METHODS[fusion.KEPT].title,
             data="generated pictures of coloured shapes",
             pictures=sizes.train,
             questions=sizes.train * n // sizes.test,  # every picture has the same number of questions
@@ -196,9 +195,9 @@ class Answerer:
 
 def _absent(missing: Path, profile: str, root: Path) -> str:
     """What to do about a model that is not there, in one line."""
-    from vqa_core.experiments import PROFILES
+    from vqa_core.experiments import PROFILES, fusion
 
-    others = [p for p in PROFILES if p != profile and (root / p / "fusion" / UNIT).is_dir()]
+    others = [p for p in PROFILES if p != profile and (root / p / "fusion" / fusion.KEPT).is_dir()]
     hint = f" (there is one at another profile: --profile {others[0]})" if others else ""
     return (
         f"no trained model: {missing} is missing or was made with other settings; make it: `make book`, "

@@ -229,9 +229,9 @@ def test_damaged_parquet(tmp_path):
         ("a  mass", "mass"),
     ],
 )
-def test_normalise_answer(raw, normalised):
-    assert vqa_rad.normalise_answer(raw) == normalised
-    assert vqa_rad.normalise_answer(normalised) == normalised
+def test_medical_answer(raw, normalised):
+    assert vqa_rad.medical_answer(raw) == normalised
+    assert vqa_rad.medical_answer(normalised) == normalised
 
 
 # --- real files -----------------------------------------------------------------------------------------------------

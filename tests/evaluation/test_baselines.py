@@ -9,8 +9,8 @@ from vqa_core.evaluation.baselines import (
     majority,
     majority_by_question,
     question_only,
-    shuffled_pictures,
 )
+from vqa_core.evaluation.shuffled import shuffled_pictures
 from vqa_core.evaluation.statistics import wilson
 
 

@@ -31,7 +31,7 @@ def _made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VQA_RESULTS", str(root))
         _shrink(patch)
-        runner.run_experiment("fusion", "smoke", unit="attend_film", workers=1, progress=False)
+        runner.run_experiment("fusion", "smoke", unit=fusion.KEPT, workers=1, progress=False)
     _forget()
     return root
 

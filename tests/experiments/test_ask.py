@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vqa_core.__main__ import main
-from vqa_core.ask import UNIT, Answerer, open_picture
+from vqa_core.ask import Answerer, open_picture
 from vqa_core.experiments import fusion, runner
 from vqa_core.experiments.records import load_record, save_record
 from vqa_core.experiments.scene_encoders import scene_split
@@ -31,7 +31,7 @@ def picture(tmp_path, tiny):
 
 def record_of(seed: int):
     """The stored record of the answering model."""
-    return load_record(next(s for s in fusion.specs("smoke") if s.unit == UNIT and s.seed == seed))
+    return load_record(next(s for s in fusion.specs("smoke") if s.unit == fusion.KEPT and s.seed == seed))
 
 
 def with_validation(record, score: float):
@@ -100,7 +100,7 @@ def test_table_says_what_the_model_is(picture, capsys):
         "generated pictures of coloured shapes",
         "40 pictures, 320 questions",
         "n = 160 questions",
-        "attend, FiLM",
+        fusion.METHODS[fusion.KEPT].title,
     ):
         assert part in said
     assert said.count("%") == 3 + 3  # three answers; the accuracy, and the range over seeds
@@ -143,7 +143,7 @@ def refused(capsys, *words: str) -> str:
 def test_without_a_trained_model(picture, capsys, tiny):
     shutil.rmtree(tiny / "smoke" / "fusion")
     said = refused(capsys, picture, QUESTION, "--profile", "smoke")
-    assert str(tiny / "smoke" / "fusion" / UNIT / "seed0.json") in said
+    assert str(tiny / "smoke" / "fusion" / fusion.KEPT / "seed0.json") in said
     assert "make book" in said
     assert "python -m vqa_core run fusion --profile smoke" in said
 

@@ -8,17 +8,16 @@ import torch
 from torch.nn import functional as F
 
 from vqa_core.data.scenes import FAMILIES
-from vqa_core.evaluation.baselines import shuffled_pictures
+from vqa_core.evaluation.shuffled import shuffled_pictures
 from vqa_core.experiments import fusion
 from vqa_core.experiments.fusion import METHODS, Model, build, feed_of
-from vqa_core.experiments.scene_encoders import is_present, scene_split, scene_tokens
+from vqa_core.experiments.scene_encoders import is_present, present_cells, scene_split, scene_tokens
 from vqa_core.training.feed import Feed
 from vqa_core.training.loop import predict
 
 IMAGE_DIM, TEXT_DIM, ANSWERS = 19, 30, 7
 GRID = [unit for unit, m in METHODS.items() if m.image == "grid"]
 SLOTS = [unit for unit, m in METHODS.items() if m.text == "slots"]
-PLACED = ["early"]  # tokens have learned positions, so that their order matters
 
 
 def model_of(unit: str):
@@ -71,19 +70,19 @@ def test_padding_changes_nothing(unit):
 
 
 @pytest.mark.parametrize("unit", SLOTS)
-def test_order_of_slots_changes_nothing_but_for_learned_positions(unit):
+def test_order_of_slots_changes_nothing(unit):
     model, (pictures, words, mask) = model_of(unit).eval(), inputs_of(unit)
     order = torch.tensor([3, 0, 4, 1, 2])
     moved = model(pictures, words[:, order], mask[:, order]).logits
-    assert torch.allclose(moved, model(pictures, words, mask).logits, atol=1e-5) is (unit not in PLACED)
+    torch.testing.assert_close(moved, model(pictures, words, mask).logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("unit", GRID)
-def test_order_of_cells_changes_nothing_but_for_learned_positions(unit):
+def test_order_of_cells_changes_nothing(unit):
     model, (pictures, words, mask) = model_of(unit).eval(), inputs_of(unit)
     order = torch.randperm(9)
-    same = torch.allclose(model(pictures[:, order], words, mask).logits, model(pictures, words, mask).logits, atol=1e-5)
-    assert same is (unit not in PLACED)
+    moved = model(pictures[:, order], words, mask).logits
+    torch.testing.assert_close(moved, model(pictures, words, mask).logits, atol=1e-5, rtol=1e-5)
 
 
 def interaction(unit: str) -> float:
@@ -143,7 +142,7 @@ def test_pooled_sides_are_sums_of_tokens(tiny):
     pooled, grid = feed_of("smoke", "val", "pooled", "vector"), feed_of("smoke", "val", "grid", "slots")
     torch.testing.assert_close(pooled.pictures, tokens.image.sum(1, keepdim=True))
     torch.testing.assert_close(pooled.words, tokens.text.sum(1, keepdim=True))
-    assert torch.equal(grid.pictures, tokens.image)
+    assert torch.equal(grid.pictures, present_cells(tokens.image))
     assert torch.equal(grid.word_mask, tokens.text_mask)
     assert torch.equal(pooled.answers, grid.answers)
     vocabulary = fusion.answer_vocabulary("smoke").symbols
@@ -167,7 +166,7 @@ def test_every_method_has_a_spec_for_every_seed(profile):
     assert {s.unit for s in specs} == {s.model.fusion for s in specs} == units
 
 
-@pytest.mark.parametrize("unit", ["attend_film", "late_vote", "early"])
+@pytest.mark.parametrize("unit", ["attend_concat", "late_vote", "early"])
 def test_a_run_returns_what_the_book_reads(tiny, unit):
     outcome, test = fusion.run(spec_of(unit)), scene_split("smoke", "test")
     assert outcome.metrics["accuracy_test"].n == len(test) == 160
@@ -184,7 +183,7 @@ def test_a_run_returns_what_the_book_reads(tiny, unit):
     assert outcome.details["data_hash"] == test.content_hash()
     assert len(outcome.details["history"]) == 1
     with_weights = any(k.startswith("model.") for k in outcome.arrays)
-    assert with_weights is ("predicted_shuffled" in outcome.arrays) is (unit == "attend_film")
+    assert with_weights is ("predicted_shuffled" in outcome.arrays) is (unit == fusion.KEPT)
 
 
 def test_the_seed_decides_everything(tiny):
@@ -206,28 +205,26 @@ def test_cost_of_a_method(tiny):
     assert flops == 2 * (image * 16 + text * 16 + 16 * ANSWERS)
     kept = [fusion.activation_bytes(model("pool_film"), feeds["pooled"], n) for n in (16, 32)]
     assert kept[1] == pytest.approx(2 * kept[0], rel=0.1)
-    whole = build(Model("token_film", 16, 16), image, text, ANSWERS, whole_grid=True)
-    every, present = (fusion.activation_bytes(m, feeds["grid"], 32) for m in (whole, model("token_film")))
+    whole = feed_of("smoke", "test", "grid", "vector", empty_cells=True)
+    every, present = (fusion.activation_bytes(model("token_film"), feed, 32) for feed in (whole, feeds["grid"]))
     assert every > 10 * kept[1]
     assert every > 2 * present > 2 * kept[1]  # most cells are empty
 
 
-@pytest.mark.parametrize("unit", [u for u in GRID if u not in PLACED])
+@pytest.mark.parametrize("unit", GRID)
 def test_leaving_empty_cells_out_changes_no_answer(tiny, unit):
-    feed = feed_of("smoke", "test", "grid", METHODS[unit].text)
-    present = is_present(feed.pictures).sum(1)
-    assert 0 < present.float().mean() < 32
-    sizes = Model(unit, 16, 16), feed.pictures.shape[-1], feed.words.shape[-1], ANSWERS
-    some, whole = build(*sizes), build(*sizes, whole_grid=True)
-    whole.load_state_dict(some.state_dict())
-    torch.testing.assert_close(predict(some, feed), predict(whole, feed), atol=1e-5, rtol=1e-5)
-    batch = feed.batch(range(8))
-    assert some.image_encoder(batch.pictures).tokens.shape[1] == present[feed.picture_index[:8]].max()
+    some = feed_of("smoke", "test", "grid", METHODS[unit].text)
+    whole = feed_of("smoke", "test", "grid", METHODS[unit].text, empty_cells=True)
+    present = is_present(whole.pictures).sum(1)
+    assert some.pictures.shape[1] == present.max() < 32 <= whole.pictures.shape[1]
+    assert torch.equal(is_present(some.pictures).sum(1), present)
+    model = build(Model(unit, 16, 16), some.pictures.shape[-1], some.words.shape[-1], ANSWERS)
+    torch.testing.assert_close(predict(model, some), predict(model, whole), atol=1e-5, rtol=1e-5)
 
 
 def test_shuffled_predictions_are_those_about_other_pictures(tiny):
-    outcome, feed = fusion.run(spec_of("attend_film", 1)), feed_of("smoke", "test", "grid", "vector")
-    model = build(spec_of("attend_film").model, IMAGE_DIM, feed.words.shape[-1], len(outcome.details["answers"]))
+    outcome, feed = fusion.run(spec_of(fusion.KEPT, 1)), feed_of("smoke", "test", "grid", "vector")
+    model = build(spec_of(fusion.KEPT).model, IMAGE_DIM, feed.words.shape[-1], len(outcome.details["answers"]))
     model.load_state_dict(
         {k.removeprefix("model."): torch.from_numpy(v) for k, v in outcome.arrays.items() if k.startswith("model.")}
     )

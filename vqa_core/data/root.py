@@ -69,11 +69,12 @@ def read_picture(source: Path | bytes, where: str | None = None) -> np.ndarray:
     ValueError
         When it is damaged, or has more than 8 bits per channel.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     where = where or str(source)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            picture = ImageOps.exif_transpose(opened)  # upright, as the camera held it
             if picture.mode.startswith(("I", "F")):
                 raise ValueError(
                     f"{where}: mode {picture.mode!r} has more than 8 bits per channel; convert it to PNG-8"

@@ -49,7 +49,7 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eigh
 _DIGITS = {word: str(n) for n, word in enumerate(_NUMBERS)} | {"none": "0"}
 
 
-def normalise_answer(answer: str) -> str:
+def medical_answer(answer: str) -> str:
     """The answer as published VQA-RAD code counts it: the official VQA-v2 rules.
 
     Punctuation goes (a mark that touches a space, and every mark of an answer with a comma inside a number, is
@@ -57,7 +57,7 @@ def normalise_answer(answer: str) -> str:
     lower case; single spaces; ``x ray`` becomes ``xray``. The rules' list of contractions is left out. These are
     the rules that give the published 458 training answers.
 
-    >>> normalise_answer("The X-ray, (PA) view.")
+    >>> medical_answer("The X-ray, (PA) view.")
     'xray pa view'
     """
     has_number_comma = re.search(r"\d,\d", answer)
@@ -78,7 +78,7 @@ def find(root: str | Path | None = None) -> Path:
 def load(split: str = "train", root: str | Path | None = None) -> Dataset:
     """One split of VQA-RAD.
 
-    ``answer`` is normalised (:func:`normalise_answer`), the raw one is in ``meta["raw_answer"]``; ``family`` is the
+    ``answer`` is normalised (:func:`medical_answer`), the raw one is in ``meta["raw_answer"]``; ``family`` is the
     first question type, all are in ``meta["question_types"]``; ``meta`` also has ``qid``, ``organ`` and
     ``phrase_type``.
 
@@ -196,7 +196,7 @@ def _read_json_form(path: Path, repairs: Counter[str]) -> list[Sample]:
         if len(labels) > 1:
             repairs["several question types, the first is the family"] += 1
 
-        answer = normalise_answer(str(raw_answer))
+        answer = medical_answer(str(raw_answer))
         if not answer:
             raise ValueError(f"{where}: answer {raw_answer!r} is empty after normalisation; correct the record")
         samples.append(
@@ -289,7 +289,7 @@ def _read_parquet_form(folder: Path, part: str, pictures: dict[str, bytes]) -> l
             picture_id = hashlib.sha256(content).hexdigest()[:16]  # the form has no names, the content is the name
             pictures[picture_id] = content
             raw_answer = files.field(row, "answer", where)
-            answer = normalise_answer(raw_answer)
+            answer = medical_answer(raw_answer)
             if not answer:
                 raise ValueError(f"{where}: answer {raw_answer!r} is empty after normalisation; correct the record")
             samples.append(

@@ -164,21 +164,25 @@ def seeds_and_questions(
     and there are 8,000 questions (simulated; here 96 %). Without noise from questions this is exactly the t interval
     of :func:`mean_over_seeds`, without noise from seeds the clustered bootstrap. Noise of single (seed, question)
     pairs is counted in both parts, so the interval is slightly too wide on small test sets (covers 97–99 %). One seed
-    (S = 1) gives the questions' part alone, and ``seeds=1`` says so.
+    (S = 1) gives the questions' part alone, and ``seeds=1`` says so. Of answers (bool) the interval ends at 0 and 1:
+    a share can't lie beyond, and what is cut off covers nothing.
 
     Where every answer (bool) is right, or every one wrong, there is no spread to resample: then Wilson's interval over
     groups is given (named in ``method``).
     """
     x = _finite(correct, "correct", ndim=2)
+    is_share = np.asarray(correct).dtype == bool
     n_seeds, n = x.shape
     rng = np.random.default_rng(seed)
-    if (np.all(x == 0) or np.all(x == 1)) and np.asarray(correct).dtype == bool:
+    if is_share and (np.all(x == 0) or np.all(x == 1)):
         n_groups = len(np.unique(_labels(groups, n)))
         w = wilson(n_groups * int(x[0, 0]), n_groups, level)
         return Interval(w.mean, w.low, w.high, n, level, n_seeds, f"Wilson over {n_groups} groups (no spread)")
     means = _resampled_means(x.mean(axis=0), groups, resamples, rng)  # (R,)
     if n_seeds > 1:
         means = means + rng.standard_t(n_seeds - 1, resamples) * x.mean(axis=1).std(ddof=1) / math.sqrt(n_seeds)
+    if is_share:
+        means = means.clip(0, 1)
     return _percentile(x.mean(), means, n, level, groups, n_seeds)
 
 

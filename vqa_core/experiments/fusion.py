@@ -17,10 +17,10 @@ from torch import nn
 
 from vqa_core.data.text import Vocabulary
 from vqa_core.encoders.tokens import CachedTokens
-from vqa_core.evaluation.baselines import shuffled_pictures
+from vqa_core.evaluation.shuffled import shuffled_pictures
 from vqa_core.experiments import Metric, Outcome, Spec
 from vqa_core.experiments.scene_encoders import PROFILES as ENCODERS
-from vqa_core.experiments.scene_encoders import PresentCells, scene_split, scene_tokens
+from vqa_core.experiments.scene_encoders import MaskedCells, present_cells, scene_split, scene_tokens
 from vqa_core.fusion.bilinear import BAN
 from vqa_core.fusion.stacked import SAN
 from vqa_core.fusion.stages import AttendFusion, EarlyFusion, HybridFusion, LateFusion, TokenFusion
@@ -40,6 +40,7 @@ from vqa_core.training.loop import Training, fit, predict
 
 REQUIRES = ("scene_encoders",)
 HEADS = 8  # of AttendFusion
+KEPT = "attend_concat"  # its records hold the weights, for ``ask`` and for maps of attention
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,11 @@ def _late(rule: str):
 
 
 def _hybrid(i, t, d, a):
-    return HybridFusion(i, t, d, joint=AttendFusion(FiLM(HEADS * i, t, d), HEADS))
+    return HybridFusion(i, t, d, joint=AttendFusion(ConcatFusion(HEADS * i, t, d), HEADS))
+
+
+def _early(i, t, d, a):
+    return EarlyFusion(i, t, d, image_length=None, text_length=None)  # cells carry their place, slots their kind
 
 
 METHODS: dict[str, Method] = {
@@ -112,7 +117,7 @@ METHODS: dict[str, Method] = {
     "san": Method("SAN", "attended", "grid", "vector", lambda i, t, d, a: SAN(i, t, d, hidden=d)),
     "ban": Method("BAN", "attended", "grid", "vector", lambda i, t, d, a: BAN(i, t, d, glimpses=2)),
     # stages
-    "early": Method("early (joint transformer)", "sequence", "grid", "slots", lambda i, t, d, a: EarlyFusion(i, t, d)),
+    "early": Method("early (joint transformer)", "sequence", "grid", "slots", _early),
     "late_mean": Method("late (mean)", "answers", "pooled", "vector", _late("mean"), "none"),
     "late_vote": Method("late (vote)", "answers", "pooled", "vector", _late("vote"), "none"),
     "late_variance": Method("late (variance)", "answers", "pooled", "vector", _late("variance"), "none"),
@@ -137,48 +142,31 @@ class Model:
 class Config:
     """Sizes of a profile.
 
-    ``dim`` is the width of a fused vector, ``narrow`` that of the fusions that compute it at every image token.
-    ``pooled`` is the training of fusions that read vectors (their validation accuracy is flat by its end), ``tokens``
-    that of fusions that read the grid. ``without`` names methods that the profile has no time for.
+    ``dim`` is the width of a fused vector, ``narrow`` that of the fusions that compute it at every image token. All
+    methods have the same ``training``. ``without`` names methods that the profile has no time for.
     """
 
     seeds: int
     dim: int
     narrow: int
     hidden: int
-    pooled: Training
-    tokens: Training
+    training: Training
     without: tuple[str, ...] = ()
 
 
 NARROW = ("token_concat", "token_film", "san", "ban", "early")
 
 PROFILES = {
-    "smoke": Config(
-        2,
-        32,
-        16,
-        32,
-        Training(epochs=1, batch_size=256, learning_rate=4e-3, weight_decay=0.1),
-        Training(epochs=1, batch_size=256, learning_rate=4e-3, weight_decay=0.1),
-    ),
+    "smoke": Config(2, 32, 16, 32, Training(epochs=1, batch_size=256, learning_rate=8e-3, weight_decay=0.1)),
     "cpu": Config(
         5,
-        256,
+        128,
         32,
         128,
-        Training(epochs=6, batch_size=256, learning_rate=4e-3, weight_decay=0.1),
-        Training(epochs=15, batch_size=256, learning_rate=4e-3, weight_decay=0.1),
+        Training(epochs=12, batch_size=256, learning_rate=8e-3, weight_decay=0.1),
         without=("early",),  # a joint transformer needs several times the steps, each several times as slow
     ),
-    "gpu": Config(
-        10,
-        512,
-        256,
-        512,
-        Training(epochs=15, batch_size=512, learning_rate=3e-3, weight_decay=0.1),
-        Training(epochs=40, batch_size=512, learning_rate=3e-3, weight_decay=0.1),
-    ),
+    "gpu": Config(10, 512, 256, 512, Training(epochs=40, batch_size=512, learning_rate=3e-3, weight_decay=0.1)),
 }
 
 
@@ -193,10 +181,10 @@ def specs(profile: str) -> list[Spec]:
             profile,
             sizes,
             Model(unit, config.narrow if unit in NARROW else config.dim, config.hidden),
-            config.tokens if method.image == "grid" else config.pooled,
+            config.training,
         )
         for seed in range(config.seeds)
-        for unit, method in METHODS.items()
+        for unit in METHODS
         if unit not in config.without
     ]
 
@@ -208,10 +196,13 @@ def answer_vocabulary(profile: str) -> Vocabulary:
 
 
 @lru_cache(maxsize=16)
-def feed_of(profile: str, split: str, image: str, text: str) -> Feed:
-    """A split as a fusion reads it; ``image`` and ``text`` as in :class:`Method`."""
+def feed_of(profile: str, split: str, image: str, text: str, empty_cells: bool = False) -> Feed:
+    """A split as a fusion reads it; ``image``, ``text`` as in :class:`Method`, a grid with or without empty cells."""
     tokens, found = scene_tokens(profile, split), scene_split(profile, split)
-    pictures = tokens.image if image == "grid" else tokens.image.sum(1, keepdim=True)  # (P, N, 19) or (P, 1, 19)
+    if image == "grid":
+        pictures = tokens.image if empty_cells else present_cells(tokens.image)  # (P, N, 19) or (P, M, 19)
+    else:
+        pictures = tokens.image.sum(1, keepdim=True)  # (P, 1, 19)
     words, mask = tokens.text, tokens.text_mask
     if text != "slots":
         words, mask = words.sum(1, keepdim=True), mask.any(1, keepdim=True)  # (U, 1, D), (U, 1)
@@ -223,8 +214,8 @@ def feed_of(profile: str, split: str, image: str, text: str) -> Feed:
     return Feed(pictures, tokens.picture_index, words, mask, answers, tokens.question_index)
 
 
-def build(model: Model, image_dim: int, text_dim: int, answers: int, whole_grid: bool = False) -> VQAModel:
-    """The model of a run: cached tokens, the method's fusion, its head; ``whole_grid`` as in PresentCells."""
+def build(model: Model, image_dim: int, text_dim: int, answers: int) -> VQAModel:
+    """The model of a run: cached tokens, the method's fusion, its head."""
     method = METHODS[model.fusion]
     fusion = method.build(image_dim, text_dim, model.dim, answers)
     if method.head == "none":
@@ -233,8 +224,7 @@ def build(model: Model, image_dim: int, text_dim: int, answers: int, whole_grid:
         head = LinearHead(fusion.out_dim, answers)
     else:
         head = MLPHead(fusion.out_dim, answers, model.hidden, depth=model.head_depth)
-    whole_grid = whole_grid or method.meets == "sequence"  # whose learned positions belong to the cells
-    image = PresentCells(image_dim, whole_grid) if method.image == "grid" else CachedTokens(image_dim)
+    image = MaskedCells(image_dim) if method.image == "grid" else CachedTokens(image_dim)
     return VQAModel(image, CachedTokens(text_dim), fusion, head)
 
 
@@ -276,7 +266,9 @@ def run(spec: Spec) -> Outcome:
     }
     train = feeds["train"]
     sizes = spec.model, train.pictures.shape[-1], train.words.shape[-1], len(answer_vocabulary(profile))
-    flops = floating_point_operations(build(*sizes, whole_grid=True), train)
+    flops = floating_point_operations(
+        build(*sizes), feed_of(profile, "test", method.image, method.text, empty_cells=True)
+    )  # most encoders have no empty cells
     torch.manual_seed(spec.seed)
     model = build(*sizes)
     memory = activation_bytes(model, train, spec.training.batch_size)
@@ -295,7 +287,7 @@ def run(spec: Spec) -> Outcome:
         metrics[f"accuracy_test.{family}"] = Metric(
             float(right[families == family].mean()), int((families == family).sum())
         )
-    if spec.unit == "attend_film":
+    if spec.unit == KEPT:
         index = feeds["test"].picture_index.numpy()
         other = feeds["test"].with_pictures(index[shuffled_pictures(index, spec.seed)])
         arrays["predicted_shuffled"] = predict(model, other).argmax(1).numpy().astype(np.int16)

@@ -25,7 +25,7 @@ from vqa_core.data import Dataset, Sample, Vocabulary, easy_vqa, encode_question
 from vqa_core.encoders.cnn import coordinates
 from vqa_core.encoders.text import BagOfWords, RecurrentText
 from vqa_core.encoders.tokens import CachedTokens, Tokens
-from vqa_core.evaluation.baselines import shuffled_pictures
+from vqa_core.evaluation.shuffled import shuffled_pictures
 from vqa_core.experiments import Metric, Outcome, Spec
 from vqa_core.experiments.fusion import METHODS, activation_bytes, floating_point_operations
 from vqa_core.experiments.records import results_root, write_atomically
@@ -154,7 +154,7 @@ PROFILES = {
         128,
         tuple(ENCODERS),
         (
-            Recipe(Sizes("easy_vqa", 0.1, None, 3), Training(epochs=4, batch_size=128, learning_rate=1e-2)),
+            Recipe(Sizes("easy_vqa", 0.1, None, 2), Training(epochs=4, batch_size=128, learning_rate=1e-2)),
             Recipe(Sizes("nlvr", 0.15, None, 1, 2), Training(epochs=2, batch_size=256, learning_rate=3e-3), 0.2),
             Recipe(
                 Sizes("vqa_rad", 0.15, word_count=3),

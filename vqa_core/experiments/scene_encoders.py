@@ -171,33 +171,33 @@ def is_present(tokens: torch.Tensor) -> torch.Tensor:
     return tokens[..., 0] > 0.5
 
 
-class PresentCells(nn.Module):
-    """Cached grid tokens of :class:`NamedCells`, without the empty cells.
+def present_cells(tokens: torch.Tensor) -> torch.Tensor:
+    """Grid tokens without the empty cells: (P, N, D) → (P, M, D), M the most objects in one picture.
 
-    As many empty cells are left out as all pictures of a batch allow; the others are masked. Fusions do not notice
-    (padding does not change their outputs), but most cells are empty, and time goes with the tokens.
+    Present cells come first; pictures with fewer objects are filled up with empty cells, which are to be masked.
+    Fusions do not notice (padding does not change their outputs), but most cells are empty, and time goes with tokens.
+    """
+    most = max(int(is_present(tokens).sum(1).max()), 1)
+    index = tokens[..., 0].topk(most, dim=1).indices  # (P, M)
+    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))  # (P, M, D)
+
+
+class MaskedCells(nn.Module):
+    """Cached tokens of :class:`NamedCells`, with the mask of those that hold an object.
 
     Parameters
     ----------
     out_dim
         Features of a token.
-    whole_grid
-        Keep and mask all empty cells, so that attention has a place for every cell.
     """
 
-    def __init__(self, out_dim: int, whole_grid: bool = False) -> None:
+    def __init__(self, out_dim: int) -> None:
         super().__init__()
-        self.out_dim, self.whole_grid = out_dim, whole_grid
+        self.out_dim = out_dim
 
     def forward(self, tokens: torch.Tensor) -> Tokens:
-        """Tokens (B, N, out_dim) → (B, M, out_dim) with a mask (B, M), M ≤ N."""
-        mask = is_present(tokens)  # (B, N)
-        if self.whole_grid:
-            return Tokens(tokens, mask)
-        most = max(int(mask.sum(1).max()), 1)
-        index = tokens[..., 0].topk(most, dim=1).indices  # (B, M), present cells first
-        kept = tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))  # (B, M, out_dim)
-        return Tokens(kept, mask.gather(1, index))
+        """Tokens (B, N, out_dim) → the same with a mask (B, N)."""
+        return Tokens(tokens, is_present(tokens))
 
 
 def cell_targets(every: Iterable[Scene], grid: tuple[int, int]) -> np.ndarray:

@@ -37,18 +37,21 @@ class TokenEmbedding(nn.Module):
         Features of a token, before and after.
     length
         How many positions there are: the cells of the picture's grid in reading order, or the words. All are learned.
+        None: no position embedding, for tokens that are a set, or carry their place among their features.
     """
 
-    def __init__(self, name: str, in_dim: int, dim: int, length: int) -> None:
+    def __init__(self, name: str, in_dim: int, dim: int, length: int | None) -> None:
         super().__init__()
         self.name, self.in_dim = name, in_dim
         self.projection = nn.Linear(in_dim, dim, bias=False)
         self.modality = nn.Parameter(torch.randn(dim) * 0.02)
-        self.positions = nn.Parameter(torch.randn(length, dim) * 0.02)
+        self.positions = None if length is None else nn.Parameter(torch.randn(length, dim) * 0.02)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """(B, N, in_dim) → (B, N, dim), N ≤ length."""
         tokens = as_tokens(self.name, tokens, self.in_dim, mask)  # (B, N, in_dim)
+        if self.positions is None:
+            return self.projection(tokens) + self.modality  # (B, N, dim)
         if tokens.shape[1] > len(self.positions):
             raise ValueError(
                 f"{tokens.shape[1]} {self.name} tokens, but positions for {len(self.positions)}; "
@@ -62,30 +65,23 @@ def all_real(tokens: Tensor, mask: Tensor | None) -> Tensor:
     return tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask
 
 
-class EarlyFusion(nn.Module):
-    """Early fusion: image and text tokens in one sequence, before any joint encoder; then transformer blocks.
-
-    The sequence is [answer token ; image tokens ; text tokens]; each token reads all others, so that one layer costs
-    O((Nᵢ + Nₜ)²).
+class TokenReader(nn.Module):
+    """What the two transformers over tokens have in common: embeddings, an answer token, blocks, a last norm.
 
     Parameters
     ----------
     image_dim, text_dim, out_dim
         Features of image tokens, text tokens, and of tokens inside and the fused vector.
     depth, heads, dropout
-        Number of :class:`~vqa_core.fusion.transformer.TransformerBlock`, and what they have.
+        Number of blocks, and what they have.
     image_length, text_length
-        The most tokens that have a position.
+        The most tokens that have a position, or None for no positions: see :class:`TokenEmbedding`.
     readout
         ``"token"``: the fused vector is a learned answer token's last state. ``"mean"``: no answer token; the masked
         mean of the words' last states.
-
-    Notes
-    -----
-    ``image`` and ``text`` of the output are the embedded tokens that enter the first block, (B, Nᵢ, out_dim) and
-    (B, Nₜ, out_dim). ``attention`` is the last block's: with an answer token its own, (B, heads, 1, 1 + Nᵢ + Nₜ);
-    without, that of all tokens, (B, heads, Nᵢ + Nₜ, Nᵢ + Nₜ).
     """
+
+    block: type[nn.Module]
 
     def __init__(
         self,
@@ -94,8 +90,8 @@ class EarlyFusion(nn.Module):
         out_dim: int,
         depth: int = 2,
         heads: int = 4,
-        image_length: int = 64,
-        text_length: int = 32,
+        image_length: int | None = 64,
+        text_length: int | None = 32,
         readout: str = "token",
         dropout: float = 0.0,
     ) -> None:
@@ -107,8 +103,24 @@ class EarlyFusion(nn.Module):
         self.text_embedding = TokenEmbedding("text", text_dim, out_dim, text_length)
         with_token = choose("readout", readout, READOUTS) == "token"
         self.answer_token = nn.Parameter(torch.randn(1, 1, out_dim) * 0.02) if with_token else None
-        self.blocks = nn.ModuleList(TransformerBlock(out_dim, heads, dropout=dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(self.block(out_dim, heads, dropout=dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(out_dim)
+
+
+class EarlyFusion(TokenReader):
+    """Early fusion: image and text tokens in one sequence, before any joint encoder; then transformer blocks.
+
+    The sequence is [answer token ; image tokens ; text tokens]; each token reads all others, so that one layer costs
+    O((Nᵢ + Nₜ)²). Parameters are those of :class:`TokenReader`.
+
+    Notes
+    -----
+    ``image`` and ``text`` of the output are the embedded tokens that enter the first block, (B, Nᵢ, out_dim) and
+    (B, Nₜ, out_dim). ``attention`` is the last block's: with an answer token its own, (B, heads, 1, 1 + Nᵢ + Nₜ);
+    without, that of all tokens, (B, heads, Nᵢ + Nₜ, Nᵢ + Nₜ).
+    """
+
+    block = TransformerBlock
 
     def forward(
         self,
@@ -135,22 +147,11 @@ class EarlyFusion(nn.Module):
         return FusionOutput(self.norm(read), image, text, attention)
 
 
-class CrossAttentionReader(nn.Module):
+class CrossAttentionReader(TokenReader):
     """Words as queries read image tokens as keys and values: one layer costs O(Nₜ Nᵢ + Nₜ²), image tokens stay as is.
 
-    In each layer the words also read one another.
-
-    Parameters
-    ----------
-    image_dim, text_dim, out_dim
-        Features of image tokens, text tokens, and of tokens inside and the fused vector.
-    depth, heads, dropout
-        Number of :class:`~vqa_core.fusion.transformer.CrossBlock`, and what they have.
-    image_length, text_length
-        The most tokens that have a position.
-    readout
-        ``"token"``: a learned answer token reads beside the words, and its last state is the fused vector.
-        ``"mean"``: the masked mean of the words' last states.
+    In each layer the words also read one another. Parameters are those of :class:`TokenReader`; an answer token reads
+    beside the words.
 
     Notes
     -----
@@ -159,28 +160,11 @@ class CrossAttentionReader(nn.Module):
     or Nₜ.
     """
 
-    def __init__(
-        self,
-        image_dim: int,
-        text_dim: int,
-        out_dim: int,
-        depth: int = 2,
-        heads: int = 4,
-        image_length: int = 64,
-        text_length: int = 32,
-        readout: str = "token",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        if depth < 1:
-            raise ValueError(f"depth is {depth}, it must be at least 1")
-        self.out_dim = out_dim
-        self.image_embedding = TokenEmbedding("image", image_dim, out_dim, image_length)
-        self.text_embedding = TokenEmbedding("text", text_dim, out_dim, text_length)
-        self.image_norm, self.norm = nn.LayerNorm(out_dim), nn.LayerNorm(out_dim)
-        with_token = choose("readout", readout, READOUTS) == "token"
-        self.answer_token = nn.Parameter(torch.randn(1, 1, out_dim) * 0.02) if with_token else None
-        self.blocks = nn.ModuleList(CrossBlock(out_dim, heads, dropout=dropout) for _ in range(depth))
+    block = CrossBlock
+
+    def __init__(self, image_dim: int, text_dim: int, out_dim: int, **options) -> None:
+        super().__init__(image_dim, text_dim, out_dim, **options)
+        self.image_norm = nn.LayerNorm(out_dim)
 
     def forward(
         self,
