@@ -184,7 +184,7 @@ batch = collate(four, as_float(torch.from_numpy(pixels)), words, answers)
 # :dedent: 4
 # ```
 #
-# We take a trained fusion from chapter 3 (attend, then FiLM), put the encoders before it, and send the four questions through.
+# We take a trained fusion from chapter 3 (attend, then concatenate), put the encoders before it, and send the four questions through.
 
 # %%
 from vqa_core.experiments.fusion import build
@@ -221,7 +221,7 @@ with torch.no_grad():
         "text encoder\nfills slots": SlotTokens(reader)(batch.words, batch.word_mask).tokens,
         "one vector,\nsum of the slots": model.text_encoder(batch.words, batch.word_mask).tokens,
         "attention\nheads look at cells": out.fusion.attention,
-        "fusion\nFiLM": out.fusion.fused,
+        "fusion\nconcat": out.fusion.fused,
         "head\nanswer logits": out.logits,
     }
 at = [(0, 2), (1.7, 2), (0, 0), (1.7, 0), (3.4, 0), (3.4, 2), (5.1, 1), (6.8, 1)]
@@ -362,7 +362,7 @@ chapter.table(
 #
 # Chapter 3 trains two dozen fusions on the frozen tokens of these scenes, each from {val}`01_what_is_vqa.seeds` seeds. Four of them are enough to see what VQA is. Two are
 # blind on one side on purpose: **words only** gets a blank picture, **picture only** a blank question. **Concatenate** sums the
-# picture up in one vector and puts the question's vector beside it. **Attend, then FiLM** lets the question look at the cells first.
+# picture up in one vector and puts the question's vector beside it. **Attend, then concatenate** lets the question look at the cells first.
 
 # %%
 truth = np.array([s.answer for s in test])
@@ -426,7 +426,7 @@ chapter.figure(
 # %%
 from vqa_core.evaluation.statistics import paired_difference, seeds_and_questions
 
-keys = ("words", "picture", "concat", "film", "shuffled")
+keys = ("words", "picture", "concat", "attend", "shuffled")
 xor = family_of == "exclusive_or"
 for key, right in zip(keys, scores.values()):
     part = seeds_and_questions(right[:, xor], pairs[xor])
@@ -434,10 +434,10 @@ for key, right in zip(keys, scores.values()):
     chapter.value(f"{key}.xor", part, of="questions")
 
 # %%
-film, wrong = scores["attend, then FiLM"], scores["the same, wrong picture"]
-owed = paired_difference(film, wrong, pairs).interval
-chapter.value("film.owes", owed, of="questions")
-chapter.value("seeds", len(film))
+attended, wrong = scores["attend, then concatenate"], scores["the same, wrong picture"]
+owed = paired_difference(attended, wrong, pairs).interval
+chapter.value("attend.owes", owed, of="questions")
+chapter.value("seeds", len(attended))
 print(owed)
 
 # %% [markdown]
@@ -448,8 +448,8 @@ print(owed)
 # - **Picture only** is at {val}`01_what_is_vqa.picture.all:ci.1%`. It cannot even know whether a number or a colour is wanted.
 # - **Concatenation** reaches {val}`01_what_is_vqa.concat.all:ci.1%`. It has both sides in hand, and yet on exclusive-or it
 #   stands at {val}`01_what_is_vqa.concat.xor:.1%`.
-# - **Attending first** gives {val}`01_what_is_vqa.film.all:ci.1%`, and {val}`01_what_is_vqa.film.xor:.1%` on exclusive-or.
-# - **The same model with the wrong picture** falls to {val}`01_what_is_vqa.shuffled.all:ci.1%`. It owes {val}`01_what_is_vqa.film.owes:.1p` of its accuracy to having the right picture.
+# - **Attending first** gives {val}`01_what_is_vqa.attend.all:ci.1%`, and {val}`01_what_is_vqa.attend.xor:.1%` on exclusive-or.
+# - **The same model with the wrong picture** falls to {val}`01_what_is_vqa.shuffled.all:ci.1%`. It owes {val}`01_what_is_vqa.attend.owes:.1p` of its accuracy to having the right picture.
 #
 # Nothing here is about "understanding". It is a statement that can be checked: with the picture exchanged, the accuracy is gone; so it came from the picture.
 #
@@ -708,7 +708,7 @@ pd.Series({c: marks(c) for c in range(6)}, name="accuracy of 'Blue.'")
 #
 # - VQA is classification over a list of answers, given a picture and a sentence as tokens with masks. Every other chapter changes one box of {numref}`fig-01-what-is-vqa-flow`.
 # - On balanced scenes words alone earn {val}`01_what_is_vqa.words.all:.1%` (chance {val}`01_what_is_vqa.chance:.1%`); a model that attends earns
-#   {val}`01_what_is_vqa.film.all:.1%`, and {val}`01_what_is_vqa.shuffled.all:.1%` with the wrong picture.
+#   {val}`01_what_is_vqa.attend.all:.1%`, and {val}`01_what_is_vqa.shuffled.all:.1%` with the wrong picture.
 # - Having both inputs is not using both: concatenation stays at {val}`01_what_is_vqa.concat.all:.1%`.
 # - On real data the blind score is a property of the *data set*. A lookup table answers this share of VQA-RAD as released:
 #   {val}`01_what_is_vqa.vqa_rad_3064.lookup.text`; without the leak: {val}`01_what_is_vqa.vqa_rad_2780.lookup.text`.

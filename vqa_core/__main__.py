@@ -8,13 +8,18 @@ import sys
 
 
 def _run(args: argparse.Namespace) -> int:
-    from vqa_core.experiments import resolve_profile
+    from vqa_core.experiments import module_of, resolve_profile
     from vqa_core.experiments.runner import run_experiment
 
     profile = resolve_profile(args.profile)
     records = run_experiment(args.experiment, profile, unit=args.unit, seed=args.seed, workers=args.workers)
     seconds = sum(r.seconds for r in records)
     print(f"{args.experiment} at profile {profile}: {len(records)} records, {seconds:.0f} s of computing in all")
+    if args.unit:
+        wanted = getattr(module_of(args.experiment), "HEADLINES", None)
+        for r in records:
+            found = {k: m.value for k, m in r.metrics.items() if wanted is None or k in wanted}
+            print(f"{r.spec.unit}, seed {r.spec.seed}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()))
     return 0
 
 
@@ -37,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(required=True, metavar="COMMAND")
     run = subparsers.add_parser("run", help="run the units of an experiment that are not on disk yet")
     run.add_argument("experiment")
-    run.add_argument("--unit", help="only this unit (a model, a data set …)")
+    run.add_argument("--unit", help="only this unit (a model, a data set …), or package.module:Class of your own")
     run.add_argument("--seed", type=int, help="only this seed")
     run.add_argument("--profile", default="auto", help="smoke, cpu, gpu or auto (default)")
     run.add_argument("--workers", type=int, help="processes; default: one per core, or one with CUDA")

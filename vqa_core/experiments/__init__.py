@@ -33,6 +33,8 @@ EXPERIMENTS = {
     "fusion_real": "vqa_core.experiments.fusion_real",
     "baselines": "vqa_core.experiments.baselines",
     "fusion_cost": "vqa_core.experiments.fusion_cost",
+    "caption_encoder": "vqa_core.experiments.caption_encoder",
+    "cross_attention": "vqa_core.experiments.cross_attention",
 }
 
 

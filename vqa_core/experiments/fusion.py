@@ -163,7 +163,7 @@ PROFILES = {
         128,
         32,
         128,
-        Training(epochs=12, batch_size=256, learning_rate=8e-3, weight_decay=0.1),
+        Training(epochs=11, batch_size=256, learning_rate=8e-3, weight_decay=0.1),
         without=("early",),  # a joint transformer needs several times the steps, each several times as slow
     ),
     "gpu": Config(10, 512, 256, 512, Training(epochs=40, batch_size=512, learning_rate=3e-3, weight_decay=0.1)),

@@ -22,15 +22,15 @@ from vqa_core.experiments import provenance as where_from
 from vqa_core.experiments.records import Record, Spec, load_record, results_root, save_record, write_atomically
 
 
-def code_hash_of(experiment: str) -> str:
-    """Hash of the code that an experiment runs, with the code of those that it requires."""
+def code_hash_of(experiment: str, *files: Path) -> str:
+    """Hash of the code that an experiment runs, with the code of those that it requires and of further files."""
     names, todo = [], [experiment]
     while todo:
         name = todo.pop()
         if name not in names:
             names.append(name)
             todo.extend(module_of(name).REQUIRES)
-    return where_from.code_hash([EXPERIMENTS[n] for n in sorted(names)])
+    return where_from.code_hash([*(EXPERIMENTS[n] for n in sorted(names)), *files])
 
 
 def cores() -> int:
@@ -132,7 +132,7 @@ def run_experiment(
     Parameters
     ----------
     unit, seed
-        Only this unit, only this seed.
+        Only this unit, only this seed. ``package.module:Class`` is a class of your own, where the experiment takes one.
     workers
         Processes; by default one per core on the CPU, one with CUDA.
 
@@ -145,18 +145,22 @@ def run_experiment(
     module = module_of(experiment)
     for needed in module.REQUIRES:
         run_experiment(needed, profile, workers=workers, root=root, progress=progress)
-    every = module.specs(profile)
+    every, own = module.specs(profile), []
+    if unit and ":" in unit:  # a class of the reader's own
+        if not hasattr(module, "specs_of_class"):
+            raise ValueError(f"experiment {experiment!r} takes no class of your own; none of its units has a ':'")
+        every, own, unit = module.specs_of_class(profile, unit), [module.file_of_class(unit)], None
     if len({s.path(root) for s in every}) != len(every):
         raise ValueError(f"experiment {experiment!r}: two specs name the same file")
     chosen = _select(every, unit, seed)
-    code = code_hash_of(experiment)
+    code = code_hash_of(experiment, *own)
     folder = root / profile / experiment
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # a notebook and the pipeline may ask at the same time
         missing = [s for s in chosen if load_record(s, code, root) is None]
         _run_missing(experiment, missing, code, root, workers, progress)
         records = [load_record(s, code, root) for s in chosen]
-        if len(chosen) == len(every):
+        if len(chosen) == len(every) and not own:
             _write_index(folder / "index.json", records)
     return records
 
