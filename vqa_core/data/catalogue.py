@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqa_core.data import daquar, easy_vqa, nlvr, scenes, shapes, vqa_rad
 from vqa_core.data.types import Dataset
+
+# By name: a data set that is imported here counts as code of every experiment, and adding it would make their results
+# stale. The experiment that reads it imports it.
+flickr8k = importlib.import_module("vqa_core.data.flickr8k")
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class DatasetInfo:
     source
         Where it comes from.
     load
-        ``load(split, root) -> Dataset``.
+        ``load(split, root) -> Dataset``, or the same for captions:
+        :class:`~vqa_core.data.flickr8k.CaptionedPictures`.
     find
         ``find(root) -> Path``, the folder of the data set; ``None`` if it is generated and needs no files.
     expected
@@ -35,6 +41,8 @@ class DatasetInfo:
         ``folder`` (``None``: number of pictures unknown).
     sha256
         File → checksum of its official content.
+    holds
+        ``"questions"`` or ``"captions"``, what there is about a picture.
     """
 
     name: str
@@ -47,6 +55,7 @@ class DatasetInfo:
     find: Callable[..., Path] | None = None
     expected: Callable[[Path], Mapping[str, tuple[int, int | None]]] | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
+    holds: str = "questions"
 
 
 def _load_scenes(split: str, root: str | Path | None = None) -> Dataset:
@@ -121,6 +130,15 @@ NAMES: dict[str, DatasetInfo] = {
             paper="https://arxiv.org/abs/1511.02799",
             source="github.com/ronghanghu/n2nmn",
         ),
+        _on_disk(
+            "flickr8k",
+            flickr8k,
+            title="Flickr8k",
+            licence="no commercial use (publisher); pictures belong to their authors on Flickr: do not redistribute",
+            paper="https://doi.org/10.1613/jair.3994",
+            source="asked for at the publisher, hockenmaier.cs.illinois.edu; copies circulate",
+            holds="captions",
+        ),
     )
 }
 
@@ -142,7 +160,7 @@ def load(name: str, split: str, root: str | Path | None = None) -> Dataset:
     Returns
     -------
     Dataset
-        Its pictures are read when asked for.
+        Its pictures are read when asked for. For captions, a :class:`~vqa_core.data.flickr8k.CaptionedPictures`.
 
     Raises
     ------

@@ -69,10 +69,11 @@ def show_info(name: str, root: str | None = None) -> int:
     try:
         for split, dataset in _present_splits(info, root):
             print(f"\n{split}: {info.splits[split]}")
-            print(f"  questions {len(dataset):,}, pictures {len(dataset.picture_ids):,}")
-            print(f"  families  {_counts(s.family for s in dataset)}")
-            print(f"  kinds     {_counts(s.kind for s in dataset)}")
-            print(f"  answers   {len({s.answer for s in dataset}):,}: {_counts((s.answer for s in dataset), 8)}")
+            print(f"  {info.holds:<9} {len(dataset):,}, pictures {len(dataset.picture_ids):,}")
+            if info.holds == "questions":
+                print(f"  families  {_counts(s.family for s in dataset)}")
+                print(f"  kinds     {_counts(s.kind for s in dataset)}")
+                print(f"  answers   {len({s.answer for s in dataset}):,}: {_counts((s.answer for s in dataset), 8)}")
             for note in dataset.notes:
                 print(f"  note      {note}")
             print(f"  content   sha256 {dataset.content_hash()}")
@@ -140,16 +141,16 @@ def check(name: str, root: str | None = None, progress: bool = True) -> tuple[li
         except (FileNotFoundError, ValueError) as error:
             problems.append(f"{split}: {error}")
             continue
-        questions, pictures = official.get(split, (None, None))
+        entries, pictures = official.get(split, (None, None))
         found = len(dataset), len(dataset.picture_ids)
         wrong = [
             f"{split}: {n:,} {what}, the official release has {right:,}"
-            for n, right, what in zip(found, (questions, pictures), ("questions", "pictures"))
+            for n, right, what in zip(found, (entries, pictures), (info.holds, "pictures"))
             if right is not None and n != right
         ]
         problems += wrong
         if not wrong:
-            ok.append(f"{split}: {found[0]:,} questions about {found[1]:,} pictures")
+            ok.append(f"{split}: {found[0]:,} {info.holds} about {found[1]:,} pictures")
         sources.update(dict.fromkeys(dataset.picture_ids, dataset))  # the same id is the same picture in every split
 
     damaged = 0

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vqa_core.data import flickr8k
 from vqa_core.data.catalogue import NAMES
 from vqa_core.data.root import data_root, extract
 
@@ -45,6 +46,13 @@ class Hub:
     endpoint: str | None = None
 
 
+@dataclass(frozen=True)
+class ByHand:
+    """A data set that nobody may serve: ``how`` says where to ask, and what to put where."""
+
+    how: str
+
+
 def _github(repository: str, commit: str, keep: Mapping[str, str]) -> Archive:
     return Archive(f"https://codeload.github.com/{repository}/zip/{commit}", keep)
 
@@ -57,7 +65,7 @@ _SHAPES_FILES = [
 _MEVF_WEIGHTS = ("pretrained_maml.weights", "pretrained_ae.pth", "glove6b_init_300d.npy", "dictionary.pkl")
 
 # Data set → source name → where it is. The first source is the default.
-SOURCES: dict[str, dict[str, Archive | Hub]] = {
+SOURCES: dict[str, dict[str, Archive | Hub | ByHand]] = {
     "vqa_rad": {
         "parquet": Hub(
             "flaviagiammarino/vqa-rad",
@@ -112,6 +120,12 @@ SOURCES: dict[str, dict[str, Archive | Hub]] = {
             {name: f"exp_shapes/shapes_dataset/{name}" for name in _SHAPES_FILES},
         )
     },
+    "flickr8k": {
+        "publisher": ByHand(
+            "Flickr8k is given by its publisher on request (hockenmaier.cs.illinois.edu, Framing Image Description), "
+            f"and may not be redistributed. Put into VQA_DATA/flickr8k: {flickr8k.LAYOUT}"
+        )
+    },
 }
 
 
@@ -137,7 +151,7 @@ def fetch(name: str, source: str | None = None, root: str | Path | None = None, 
     Raises
     ------
     ValueError
-        Unknown name or source, or a checksum that does not agree.
+        Unknown name or source, a data set that is only to be had by hand, or a checksum that does not agree.
     FileExistsError
         When a part of it is already there.
     ConnectionError
@@ -150,6 +164,8 @@ def fetch(name: str, source: str | None = None, root: str | Path | None = None, 
     if source not in sources:
         raise ValueError(f"{name} has no source {source!r}; allowed are {', '.join(sources)}")
     place = sources[source]
+    if isinstance(place, ByHand):
+        raise ValueError(place.how)
     base = data_root(root)
     target = base / name
     wanted = place.files if isinstance(place, Hub) else tuple(place.keep)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+TOLERANCE = 1e-5  # cosines this close are equal: float32 computes them to about 1e-7
+
 
 class Ranks(NamedTuple):
     """How many candidates score higher than the right one, and how many as high (itself among them).
@@ -28,7 +30,7 @@ class Ranks(NamedTuple):
         return self.higher + (self.equal + 1) / 2
 
 
-def ranks(scores: np.ndarray, tolerance: float = 1e-5) -> Ranks:
+def ranks(scores: np.ndarray, tolerance: float = TOLERANCE) -> Ranks:
     """Rank of the diagonal in each row of scores (Q, Q): query q, candidate c, and q belongs to q.
 
     Scores closer than ``tolerance`` count as equal: a constant score would otherwise be ranked by rounding errors, and
@@ -48,11 +50,11 @@ def ranks(scores: np.ndarray, tolerance: float = 1e-5) -> Ranks:
     return Ranks((more > tolerance).sum(axis=1), (np.abs(more) <= tolerance).sum(axis=1))
 
 
-def recall_both_ways(scores: np.ndarray, k: int, tolerance: float = 1e-5) -> float:
+def recall_both_ways(scores: np.ndarray, k: int, tolerance: float = TOLERANCE) -> float:
     """R@k from 0 to 1, mean of picture → caption (rows) and caption → picture (columns)."""
     return float(np.mean([ranks(s, tolerance).recall_at(k).mean() for s in (scores, np.asarray(scores).T)]))
 
 
-def median_rank(scores: np.ndarray, tolerance: float = 1e-5) -> float:
+def median_rank(scores: np.ndarray, tolerance: float = TOLERANCE) -> float:
     """Median of the expected ranks of both directions together; 1 is best, (Q + 1) / 2 is chance."""
     return float(np.median([ranks(s, tolerance).expected() for s in (scores, np.asarray(scores).T)]))

@@ -1,4 +1,4 @@
-"""Experiment ``caption_encoder``: a GRU that learned to guess the next word of captions, and never saw a picture.
+"""Experiment ``caption_encoder``: a GRU that learned from captions alone, and never saw a picture.
 
 Frozen, its states are the text tokens of the matching experiments; the image tokens come from ``scene_encoders``.
 """
@@ -86,8 +86,10 @@ def captioned(profile: str, split: str) -> tuple[SceneSet, tuple[tuple[str, ...]
     return found, told
 
 
-class NextWord(nn.Module):
-    """Guesses each word from those before it; ``encoder`` is what is kept.
+class CaptionReader(nn.Module):
+    """Learns from captions alone: each state guesses the next word, the last state names all words of the caption.
+
+    The first task is a language model's; the second keeps the last state from forgetting how the caption began.
 
     Parameters
     ----------
@@ -100,12 +102,17 @@ class NextWord(nn.Module):
     def __init__(self, model: Reader, words: int) -> None:
         super().__init__()
         self.encoder = RecurrentText(words, model.dim, "gru", model.embedding_dim)
-        self.guess = nn.Linear(model.dim, words)
+        self.next_word, self.all_words = nn.Linear(model.dim, words), nn.Linear(model.dim, words)
 
-    def loss(self, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy (nats per word) of words (B, T) from the second on."""
-        logits = self.guess(self.encoder(words, mask).tokens[:, :-1])  # (B, T − 1, words)
-        return F.cross_entropy(logits[mask[:, 1:]], words[:, 1:][mask[:, 1:]])
+    def losses(self, words: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Words (B, T) → nats per next word, and nats per caption for the set of its words."""
+        states = self.encoder(words, mask).tokens  # (B, T, D)
+        real = mask[:, 1:]
+        guessed = F.cross_entropy(self.next_word(states[:, :-1])[real], words[:, 1:][real])
+        logits = self.all_words(last_token(states, mask))  # (B, words)
+        held = torch.zeros_like(logits).scatter_(1, words, 1.0)  # (B, words), padding marks word 0 in most rows
+        named = F.binary_cross_entropy_with_logits(logits, held, reduction="none").sum(1).mean()
+        return guessed, named
 
 
 def _feed(profile: str, split: str, words: Vocabulary) -> Feed:
@@ -116,15 +123,16 @@ def _feed(profile: str, split: str, words: Vocabulary) -> Feed:
 
 
 @torch.inference_mode()
-def nats_per_word(model: NextWord, feed: Feed) -> Metric:
-    """Mean loss over a split."""
+def scores(model: CaptionReader, feed: Feed) -> dict[str, Metric]:
+    """Both losses over a split."""
     model.eval()
     device = next(model.parameters()).device
-    total = count = 0
+    total, count = np.zeros(2), np.zeros(2, int)
     for batch in (b.to(device) for b in feed.batches(512)):
-        n = int(batch.word_mask[:, 1:].sum())
-        total, count = total + n * float(model.loss(batch.words, batch.word_mask)), count + n
-    return Metric(total / count, count)
+        n = np.array([int(batch.word_mask[:, 1:].sum()), len(batch.words)])
+        total, count = total + n * [float(x) for x in model.losses(batch.words, batch.word_mask)], count + n
+    names = "nats_per_next_word", "nats_per_set_of_words"
+    return {name: Metric(float(t / c), int(c)) for name, t, c in zip(names, total, count)}
 
 
 def run(spec: Spec) -> Outcome:
@@ -132,15 +140,15 @@ def run(spec: Spec) -> Outcome:
     words = Vocabulary.of_words(c for told in captioned(spec.profile, "train")[1] for c in told)
     feeds = {split: _feed(spec.profile, split, words) for split in ("train", "val", "test")}
     torch.manual_seed(spec.seed)
-    model = NextWord(spec.model, len(words))
+    model = CaptionReader(spec.model, len(words))
     fitted = fit(
         model,
         feeds["train"],
         feeds["val"],
         spec.training,
         spec.seed,
-        loss=lambda m, batch: m.loss(batch.words, batch.word_mask),
-        score=lambda m, feed: -nats_per_word(m, feed).value,
+        loss=lambda m, batch: sum(m.losses(batch.words, batch.word_mask)),
+        score=lambda m, feed: -sum(s.value for s in scores(m, feed).values()),
         label="caption encoder",
     )
     details = {
@@ -149,7 +157,7 @@ def run(spec: Spec) -> Outcome:
         "data_hash": captioned(spec.profile, "train")[0].content_hash(),
     }
     weights = {k: v.cpu().numpy() for k, v in model.state_dict().items()}
-    return Outcome({"nats_per_word": nats_per_word(model, feeds["test"])}, weights, details)
+    return Outcome(scores(model, feeds["test"]), weights, details)
 
 
 # ----------------------------------------------------------------------------------- frozen, and run only once
@@ -171,7 +179,7 @@ def load_caption_encoder(profile: str, root: Path | None = None) -> tuple[Recurr
             f"make it: python -m vqa_core run caption_encoder --profile {profile}"
         )
     words = Vocabulary(record.details["words"], unknown=UNKNOWN)
-    model = NextWord(spec.model, len(words))
+    model = CaptionReader(spec.model, len(words))
     model.load_state_dict({k: torch.from_numpy(v) for k, v in record.arrays.items()})
     return model.encoder.eval().requires_grad_(False), words
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vqa_core.evaluation.retrieval import median_rank, ranks, recall_both_ways
+from vqa_core.evaluation.retrieval import TOLERANCE, median_rank, ranks, recall_both_ways
 from vqa_core.experiments import Metric, Outcome, Spec
 from vqa_core.experiments.caption_encoder import CAPTIONS, MatchingTokens, captioned, matching_tokens
 from vqa_core.fusion.cross_attention import VERSIONS
@@ -35,6 +35,7 @@ REQUIRES = ("scene_encoders", "caption_encoder")
 PROTOCOLS = ("published", "pairwise", "tokens")
 BATCH = 24  # the published batch, in training and for accuracy in a batch
 HEADLINES = ("r1", "median_rank", "in_batch_accuracy", "pairwise_accuracy", "leak")  # that ``run --unit`` prints
+CURVE, CURVE_PICTURES = 6, 60  # points of a learning curve, pictures of its gallery
 KEPT = ("tokens.v2", "tokens.v9")  # the first seed's weights are kept, for maps of attention
 #: Which weights the published evaluator drops when it loads a checkpoint.
 DROPPED = ("norm", "project.", "out.", "levels.")
@@ -92,13 +93,13 @@ PROFILES = {
         },
     ),
     "cpu": Config(
-        Gallery(200, 3),
+        Gallery(150, 2),
         5,
-        {"published": 128, "pairwise": 64, "tokens": 32},
+        {"published": 64, "pairwise": 64, "tokens": 32},
         {
-            "published": Recipe("in_batch", True, 1665, 1e-4),
-            "pairwise": Recipe("pairwise", False, 600, 1e-3),
-            "tokens": Recipe("pairwise", False, 300, 3e-3),
+            "published": Recipe("in_batch", True, 1665, 1e-4),  # 5 epochs of 8,000 captions
+            "pairwise": Recipe("pairwise", False, 300, 1e-3),
+            "tokens": Recipe("pairwise", False, 200, 5e-3, batch_size=16),
         },
     ),
     "gpu": Config(
@@ -197,9 +198,19 @@ def leaky_split(pictures: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tokens_of(profile: str, split: str, protocol: str) -> MatchingTokens:
-    """Tokens of a split as a protocol reads them."""
-    tokens = matching_tokens(profile, split)
-    return tokens if protocol == "tokens" else tokens.as_one()
+    """Tokens of a split as a protocol reads them; each feature has mean 0 and spread 1 over the training split."""
+    of_train, tokens = (matching_tokens(profile, s) for s in ("train", split))
+    if protocol != "tokens":
+        of_train, tokens = of_train.as_one(), tokens.as_one()
+    return tokens._replace(
+        image=standardised(tokens.image, of_train.image[of_train.image_mask]),
+        text=standardised(tokens.text, of_train.text[of_train.text_mask]),
+    )
+
+
+def standardised(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """x (…, F), shifted and scaled so that ``like`` (n, F) would have mean 0 and spread 1 in each feature."""
+    return (x - like.mean(0)) / like.std(0).clamp(min=1e-6)
 
 
 def train(spec: Spec, tokens: MatchingTokens, on_step: Callable | None = None) -> list[Matcher]:
@@ -228,30 +239,35 @@ def train(spec: Spec, tokens: MatchingTokens, on_step: Callable | None = None) -
 
 
 @torch.inference_mode()
-def pair_logits(matcher: Matcher, tokens: MatchingTokens, rows: slice, scoring: str = "pairwise") -> np.ndarray:
-    """Logits of the pictures in ``rows`` with the first caption of each, float (P, P)."""
+def pair_cosines(matcher: Matcher, tokens: MatchingTokens, rows: slice, scoring: str = "pairwise") -> np.ndarray:
+    """Scores before the temperature, of the pictures in ``rows`` with the first caption of each, float (P, P).
+
+    Cosines, because equal scores are to be told from nearly equal ones, and a small temperature magnifies rounding.
+    """
     device = matcher.temperature.device
     sides = tokens.image[rows], tokens.text[rows, 0], tokens.image_mask[rows], tokens.text_mask[rows, 0]
-    return matcher.eval()(*(t.to(device) for t in sides), scoring=scoring).float().cpu().numpy()
+    logits = matcher.eval()(*(t.to(device) for t in sides), scoring=scoring)
+    return (logits * matcher.used_temperature()).float().cpu().numpy()
 
 
-def batch_accuracy(logits: np.ndarray) -> float:
+def batch_accuracy(cosines: np.ndarray) -> float:
     """Share of right answers, both ways, when every batch of 24 of a gallery is a question of its own."""
-    starts = range(0, len(logits) - BATCH + 1, BATCH) or [0]
-    return float(np.mean([recall_both_ways(logits[i : i + BATCH, i : i + BATCH], 1) for i in starts]))
+    starts = range(0, len(cosines) - BATCH + 1, BATCH) or [0]
+    return float(np.mean([recall_both_ways(cosines[i : i + BATCH, i : i + BATCH], 1) for i in starts]))
 
 
-def caption_test(logits: np.ndarray) -> dict[str, float]:
+def caption_test(cosines: np.ndarray, temperature: float) -> dict[str, float]:
     """The published test, for every picture of a gallery: five captions, of which the first is right.
 
-    ``trained``: share of pictures whose own caption has the largest logit (ties broken at random). ``ratio``, ``gap``:
-    largest logit by and minus the second largest, whichever they are (medians). ``spread``: largest minus smallest.
+    ``trained``: share of pictures whose own caption has the largest similarity (ties broken at random). Medians over
+    pictures of the published numbers, which are logits: ``ratio`` and ``gap``, the largest by and minus the second
+    largest, whichever they are; ``spread``, largest minus smallest; ``similarity``, the largest.
     """
-    n = len(logits)
-    five = logits[np.arange(n)[:, None], (np.arange(n)[:, None] + np.arange(5)) % n]  # (P, 5)
+    n = len(cosines)
+    five = cosines[np.arange(n)[:, None], (np.arange(n)[:, None] + np.arange(5)) % n]  # (P, 5)
     more = five - five[:, :1]
-    higher, equal = (more > 1e-5).sum(1), (np.abs(more) <= 1e-5).sum(1)
-    best = -np.sort(-five, axis=1)  # (P, 5), descending
+    higher, equal = (more > TOLERANCE).sum(1), (np.abs(more) <= TOLERANCE).sum(1)
+    best = -np.sort(-five, axis=1) / temperature  # (P, 5), descending
     return {
         "trained": float(np.mean(np.where(higher == 0, 1 / equal, 0))),
         "ratio": float(np.median(best[:, 0] / best[:, 1])),
@@ -266,16 +282,15 @@ def measure(matcher: Matcher, tokens: MatchingTokens, gallery: Gallery) -> dict[
     found: list[dict[str, float]] = []
     for k in range(gallery.galleries):
         rows = slice(k * gallery.pictures, (k + 1) * gallery.pictures)
-        logits = pair_logits(matcher, tokens, rows)  # (P, P)
-        in_batch, alone = batch_accuracy(pair_logits(matcher, tokens, rows, "in_batch")), batch_accuracy(logits)
-        cosines = logits * float(matcher.temperature)
-        one = {f"r{k}": recall_both_ways(logits, k) for k in (1, 5, 10)}
-        one |= {"r1_caption": float(ranks(logits).recall_at(1).mean())}
-        one |= {"r1_picture": float(ranks(logits.T).recall_at(1).mean()), "median_rank": median_rank(logits)}
+        cosines = pair_cosines(matcher, tokens, rows)  # (P, P)
+        in_batch, alone = batch_accuracy(pair_cosines(matcher, tokens, rows, "in_batch")), batch_accuracy(cosines)
+        one = {f"r{k}": recall_both_ways(cosines, k) for k in (1, 5, 10)}
+        one |= {"r1_caption": float(ranks(cosines).recall_at(1).mean())}
+        one |= {"r1_picture": float(ranks(cosines.T).recall_at(1).mean()), "median_rank": median_rank(cosines)}
         one |= {"in_batch_accuracy": in_batch, "pairwise_accuracy": alone, "leak": in_batch - alone}
         one |= {"score_spread": float(cosines.std()), "similarity_of_pairs": float(np.diag(cosines).mean())}
-        one |= {f"five.{name}": value for name, value in caption_test(logits).items()}
-        found.append(one)
+        tested = caption_test(cosines, matcher.used_temperature().item())
+        found.append(one | {f"five.{name}": value for name, value in tested.items()})
     return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
 
@@ -328,15 +343,14 @@ def run(spec: Spec) -> Outcome:
     protocol = spec.unit.split(".")[0]
     tokens, val, test = (tokens_of(spec.profile, split, protocol) for split in ("train", "val", "test"))
     recipe, seeds = spec.training, spec.model.seeds
-    every = max(1, recipe.steps // 10)
+    every = -(-recipe.steps // CURVE)
     curve: list[dict] = []
     losses_since: list[list[float]] = []
 
     def watch(step: int, losses: list[float], matchers: list[Matcher]) -> None:
         losses_since.append(losses)
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
-            rows = slice(0, min(100, len(val.image)))
-            r1 = [recall_both_ways(pair_logits(m, val, rows), 1) for m in matchers]
+            r1 = [recall_both_ways(pair_cosines(m, val, slice(0, CURVE_PICTURES)), 1) for m in matchers]
             curve.append({"step": step + 1, "loss": np.mean(losses_since, axis=0).tolist(), "val_r1": r1})
             losses_since.clear()
 
@@ -348,12 +362,13 @@ def run(spec: Spec) -> Outcome:
         rows = slice(0, spec.data.pictures)
         for seed, (matcher, row) in enumerate(zip(matchers, found)):
             for defect in ("as_v0", "dropped"):
-                logits = pair_logits(with_defect(matcher, spec.model, defect, seed), test, rows)
-                row |= {f"{defect}.{name}": value for name, value in caption_test(logits).items()}
-                row[f"{defect}.r1"] = recall_both_ways(logits, 1)
+                cosines = pair_cosines(with_defect(matcher, spec.model, defect, seed), test, rows)
+                tested = caption_test(cosines, matcher.used_temperature().item())
+                row |= {f"{defect}.{name}": value for name, value in tested.items()}
+                row[f"{defect}.r1"] = recall_both_ways(cosines, 1)
             row["r1_shared"] = _recall_on_shared(matcher, tokens, spec, seed)
     arrays = {name: np.array([row[name] for row in found]) for name in found[0]}  # name → (S,)
-    arrays["temperature"] = np.array([float(m.temperature) for m in matchers])
+    arrays["temperature"] = np.array([m.used_temperature().item() for m in matchers])
     metrics = {name: Metric(float(v.mean()), seeds) for name, v in arrays.items() if np.isfinite(v).all()}
     if spec.unit in KEPT:
         arrays |= {f"model.{k}": v.cpu().numpy() for k, v in matchers[0].state_dict().items()}
@@ -380,4 +395,4 @@ def _recall_on_shared(matcher: Matcher, tokens: MatchingTokens, spec: Spec, seed
         tokens.text[picture, caption].unsqueeze(1),
         tokens.text_mask[picture, caption].unsqueeze(1),
     )
-    return recall_both_ways(pair_logits(matcher, some, slice(None)), 1)
+    return recall_both_ways(pair_cosines(matcher, some, slice(None)), 1)

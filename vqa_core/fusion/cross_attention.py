@@ -84,9 +84,9 @@ def keys_mask(mask: Tensor | None) -> Tensor | None:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, need_weights: bool) -> Read:
     """Multi-head attention: queries (…, H, N, d), keys and values (…, H, M, d), mask (…, M) → tokens (…, N, H · d).
 
-    Without ``need_weights``, PyTorch's fused attention, which never stores the weights.
+    Without ``need_weights``, PyTorch's fused attention, which never stores the weights (on the CPU it has no dropout).
     """
-    if need_weights:
+    if need_weights or (dropout > 0 and q.device.type == "cpu"):
         weights = F.dropout(weigh(q, k, keys_mask(mask)), dropout)  # (…, H, N, M)
         return Read(merge_heads(take(weights, v)), weights)
     lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])  # (…, H)

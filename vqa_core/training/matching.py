@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from vqa_core.fusion.cross_attention import CrossAttended
@@ -123,7 +124,11 @@ class Matcher(nn.Module):
         options = {} if chunk is None else {"chunk": chunk}
         sides = self.image_projection(image), self.text_projection(text)
         cosines = SCORING[scoring](self.module, *sides, image_mask, text_mask, **options)
-        return cosines / self.temperature.clamp(min=0.01)
+        return cosines / self.used_temperature()
+
+    def used_temperature(self) -> Tensor:
+        """τ as it divides the cosines: the learned one, at least 0.01."""
+        return self.temperature.clamp(min=0.01)
 
 
 def contrastive_loss(logits: Tensor) -> Tensor:
@@ -195,7 +200,8 @@ def fit_together(
             group["lr"] = cosine_rate(step, steps, learning_rate)
         batch = batches(step)
         axes = (0, *(None if x is None else 0 for x in batch))
-        losses = torch.func.vmap(loss_of, axes, randomness="different")(stacked, *batch)  # (S,)
+        with sdpa_kernel(SDPBackend.MATH):  # vmap has no rule for the fused kernels, and falls back to a slow loop
+            losses = torch.func.vmap(loss_of, axes, randomness="different")(stacked, *batch)  # (S,)
         optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         optimizer.step()
