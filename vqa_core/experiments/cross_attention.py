@@ -277,21 +277,25 @@ def caption_test(cosines: np.ndarray, temperature: float) -> dict[str, float]:
     }
 
 
-def measure(matcher: Matcher, tokens: MatchingTokens, gallery: Gallery) -> dict[str, float]:
-    """All numbers of one trained matcher on held-out pictures, averaged over galleries."""
+def measure(matcher: Matcher, tokens: MatchingTokens, gallery: Gallery) -> tuple[dict[str, float], np.ndarray]:
+    """All numbers of one trained matcher on held-out pictures, averaged over galleries; and its hits.
+
+    Hits are R@1 of each query, float (galleries, 2, pictures): picture → caption, caption → picture.
+    """
     found: list[dict[str, float]] = []
+    hits = []
     for k in range(gallery.galleries):
         rows = slice(k * gallery.pictures, (k + 1) * gallery.pictures)
         cosines = pair_cosines(matcher, tokens, rows)  # (P, P)
         in_batch, alone = batch_accuracy(pair_cosines(matcher, tokens, rows, "in_batch")), batch_accuracy(cosines)
         one = {f"r{k}": recall_both_ways(cosines, k) for k in (1, 5, 10)}
-        one |= {"r1_caption": float(ranks(cosines).recall_at(1).mean())}
-        one |= {"r1_picture": float(ranks(cosines.T).recall_at(1).mean()), "median_rank": median_rank(cosines)}
+        one |= {"median_rank": median_rank(cosines)}
+        hits.append([ranks(s).recall_at(1) for s in (cosines, cosines.T)])
         one |= {"in_batch_accuracy": in_batch, "pairwise_accuracy": alone, "leak": in_batch - alone}
         one |= {"score_spread": float(cosines.std()), "similarity_of_pairs": float(np.diag(cosines).mean())}
         tested = caption_test(cosines, matcher.used_temperature().item())
         found.append(one | {f"five.{name}": value for name, value in tested.items()})
-    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}, np.array(hits, dtype=np.float32)
 
 
 def with_defect(matcher: Matcher, model: Model, defect: str, seed: int) -> Matcher:
@@ -357,7 +361,7 @@ def run(spec: Spec) -> Outcome:
     start = time.perf_counter()
     matchers = train(spec, tokens, watch)
     seconds = time.perf_counter() - start
-    found = [measure(m, test, spec.data) for m in matchers]
+    found, hits = zip(*(measure(m, test, spec.data) for m in matchers), strict=True)
     if protocol == "published":
         rows = slice(0, spec.data.pictures)
         for seed, (matcher, row) in enumerate(zip(matchers, found)):
@@ -369,7 +373,8 @@ def run(spec: Spec) -> Outcome:
             row["r1_shared"] = _recall_on_shared(matcher, tokens, spec, seed)
     arrays = {name: np.array([row[name] for row in found]) for name in found[0]}  # name → (S,)
     arrays["temperature"] = np.array([m.used_temperature().item() for m in matchers])
-    metrics = {name: Metric(float(v.mean()), seeds) for name, v in arrays.items() if np.isfinite(v).all()}
+    metrics = {name: Metric(float(v.mean()), seeds) for name, v in arrays.items()}
+    arrays["hits"] = np.stack(hits)  # (S, galleries, 2, pictures)
     if spec.unit in KEPT:
         arrays |= {f"model.{k}": v.cpu().numpy() for k, v in matchers[0].state_dict().items()}
     details = cost(spec, matchers[0], test) | {

@@ -443,7 +443,7 @@ def rank_stability(matrix: np.ndarray, versions: Sequence[str], published: Mappi
     ax.grid(visible=False)
     blue = {"color": PALETTE[0], "marker": "s", "ls": "none", "ms": 9, "lw": 0}
     frame = {"color": WRONG, "marker": "s", "ls": "none", "ms": 9, "mfc": "none", "mew": 1.8}
-    _legend(figure, [_mark("measured (darker: more often)", alpha=FILL, **blue), _mark("published", **frame)])
+    _legend(figure, [_mark("measured (fuller colour: more often)", alpha=FILL, **blue), _mark("published", **frame)])
     return figure
 
 
@@ -585,7 +585,7 @@ def cost_against_recall(table: pd.DataFrame) -> Figure:
             ax.errorbar(at, row["mean"], yerr=whiskers(row), elinewidth=0.9, ms=5, **style(version))
         ax.set(xlabel=label, ylabel="R@1")
         ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-        ax.margins(x=0.1, y=0.16)
+        ax.margins(x=0.12, y=0.16)
     _legend(figure, _families(versions))
     figure.draw_without_rendering()  # the layout is settled, so that names can be measured
     for ax, price in zip(axes, PRICES):
@@ -611,49 +611,76 @@ def spread_names(ax, names: Sequence[str], points: Sequence[tuple[float, float, 
         Where a name finds no room inside the axes.
     """
     scale = 72 / ax.figure.dpi  # everything below is in points of 1/72 inch; boxes are left, bottom, right, top
-    frame = ax.bbox.extents * scale
     x, low, y, high = np.transpose(points)
     at, foot, head = (ax.transData.transform(np.stack([x, v], axis=1)) * scale for v in (y, low, high))  # (V, 2) each
-    marks = [(px - 4, py - 4, px + 4, py + 4) for px, py in at]
-    bars = [(a[0] - 1, a[1], b[0] + 1, b[1]) for a, b in zip(foot, head)]
-    texts: list[tuple] = []
-    ties: list[tuple] = []
-    crowd = [np.sum(np.hypot(*(at - here).T) < 30) for here in at]
-    for k in sorted(range(len(names)), key=lambda i: -crowd[i]):
-        named = ax.annotate(
-            names[k], (x[k], y[k]), (0, 0), textcoords="offset points", fontsize=SMALL, annotation_clip=False
-        )
-        named.set_in_layout(False)
-        size = named.get_window_extent()
-        for move in _moves(size.width * scale, size.height * scale):
-            box = (*(at[k] + move), *(at[k] + move + (size.width * scale, size.height * scale)))
-            gap = np.clip(at[k], box[:2], box[2:]) - at[k]  # from the point to the nearest edge of its name
-            tied = np.hypot(*gap) > 9
-            tie = [(*(at[k] + t * gap),) * 2 for t in np.linspace(0.15, 1, 20)] if tied else []
-            others = [m for m in marks if not _touches([m], [marks[k]])] + texts + ties  # what a tie may not cross
-            inside = box[0] > frame[0] and box[1] > frame[1] and box[2] < frame[2] and box[3] < frame[3]
-            if inside and not _touches([box], marks + bars + texts + ties) and not _touches(tie, others):
+    texts = [
+        ax.annotate(name, here, (0, 0), textcoords="offset points", fontsize=SMALL, annotation_clip=False)
+        for name, here in zip(names, zip(x, y))
+    ]
+    sizes = [np.array(text.get_window_extent().size) * scale for text in texts]
+    bars = np.concatenate([foot - (1, 0), head + (1, 0)], axis=1)  # (V, 4)
+    rng = np.random.default_rng(0)  # who comes first has the choice: try some orders, keep the one with short ties
+    orders = [np.argsort(key * sign, kind="stable") for key in at.T for sign in (1, -1)]
+    orders += [rng.permutation(len(names)) for _ in range(12)]
+    found = [_place(order, at, sizes, bars, ax.bbox.extents * scale) for order in orders]
+    moves = min(
+        (f for f in found if f), key=lambda f: sum(np.sum(_gap(m, s) ** 2) for m, s in zip(f, sizes)), default=0
+    )
+    if not moves:
+        raise ValueError(f"no room for {len(names)} names beside their points; make the axes larger")
+    for text, move, size, here in zip(texts, moves, sizes, zip(x, y)):
+        text.set_position(move)
+        text.set_in_layout(False)
+        gap = _gap(move, size)
+        if np.hypot(*gap) > NEAR:
+            line = {"arrowstyle": "-", "color": INK["light"], "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
+            ax.annotate("", here, gap, textcoords="offset points", arrowprops=line).set_in_layout(False)
+
+
+NEAR = 9  # points; a name further from its point than that is tied to it
+
+
+def _gap(move: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """From a point to the nearest edge of a name of this size, whose lower left corner is moved from it."""
+    return np.clip(0, move, move + size)
+
+
+def _place(order, at: np.ndarray, sizes, bars: np.ndarray, frame: np.ndarray) -> list[np.ndarray] | None:
+    """Offset of every name, when they choose in this order; None where one finds no room."""
+    marks = np.concatenate([at - 4, at + 4], axis=1)  # (V, 4)
+    texts, ties = np.empty((0, 4)), np.empty((0, 4))
+    moves: list = [None] * len(at)
+    for k in order:
+        others = marks[~_touches(marks, marks[k : k + 1])]  # a tie may not cross them
+        for move in _moves(sizes[k]):
+            low, high = at[k] + move, at[k] + move + sizes[k]
+            gap = _gap(move, sizes[k])
+            tied = np.hypot(*gap) > NEAR
+            dots = at[k] + np.linspace(0.1, 1, 15 if tied else 0)[:, None] * gap  # (15, 2), along the tie
+            dots, box = np.tile(dots, 2), np.concatenate([low, high])[None]
+            if (
+                (low > frame[:2]).all()
+                and (high < frame[2:]).all()
+                and not any(_touches(box, some).any() for some in (marks, bars, texts, ties))
+                and not any(_touches(dots, some).any() for some in (others, texts, ties))
+            ):
+                texts, ties = np.concatenate([texts, box]), np.concatenate([ties, dots])
+                moves[k] = move
                 break
         else:
-            raise ValueError(f"no room for {names[k]!r} among {len(names)} names; make the axes larger")
-        texts.append(box)
-        ties += tie
-        named.set_position(move)
-        if tied:
-            line = {"arrowstyle": "-", "color": INK["light"], "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
-            ax.annotate("", (x[k], y[k]), gap, textcoords="offset points", arrowprops=line).set_in_layout(False)
+            return None
+    return moves
 
 
-def _moves(width: float, height: float):
+def _moves(size: np.ndarray):
     """Offsets of a name's lower left corner from its point, the nearest first."""
     for far in range(6, 160, 3):
         for angle in np.deg2rad((0, 180, 30, -30, 150, -150, 60, -60, 120, -120, 90, -90)):
-            along, up = np.round(far * np.array([np.cos(angle), np.sin(angle)]), 6)
-            yield np.array([along - width * (1 - np.sign(along)) / 2, up - height / 2])
+            way = np.round([np.cos(angle), np.sin(angle)], 6)
+            yield far * way - size * ((1 - np.sign(way[0])) / 2, 0.5)
 
 
-def _touches(boxes: Sequence[tuple], others: Sequence[tuple]) -> bool:
-    """Whether any of the boxes comes within a point of any of the others."""
-    return any(
-        a[0] < b[2] + 1 and a[2] > b[0] - 1 and a[1] < b[3] + 1 and a[3] > b[1] - 1 for a in boxes for b in others
-    )
+def _touches(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of the boxes (N, 4) come within a point of any of the others (M, 4): bool (N,)."""
+    apart = (boxes[:, None, :2] > others[:, 2:] + 1) | (boxes[:, None, 2:] < others[:, :2] - 1)  # (N, M, 2)
+    return (~apart.any(-1)).any(-1)
