@@ -98,8 +98,8 @@ PROFILES = {
         {"published": 64, "pairwise": 64, "tokens": 32},
         {
             "published": Recipe("in_batch", True, 1665, 1e-4),  # 5 epochs of 8,000 captions
-            "pairwise": Recipe("pairwise", False, 300, 1e-3),
-            "tokens": Recipe("pairwise", False, 200, 5e-3, batch_size=16),
+            "pairwise": Recipe("pairwise", False, 250, 1e-3),
+            "tokens": Recipe("pairwise", False, 160, 5e-3, batch_size=16),
         },
     ),
     "gpu": Config(
@@ -180,6 +180,9 @@ def draw_pairs(recipe: Recipe, pictures: int, seed: int) -> np.ndarray:
     rows: list[np.ndarray] = []
     size = recipe.batch_size
     train = leaky_split(pictures, seed)[0] if recipe.leaky else None
+    drawn_from = len(train) if recipe.leaky else pictures
+    if drawn_from < size:
+        raise ValueError(f"batch_size={size} is more than the {drawn_from} to draw from; take more pictures")
     while sum(map(len, rows)) < recipe.steps * size:
         if recipe.leaky:
             pairs = rng.permutation(train)

@@ -244,7 +244,8 @@ def published_table(
     edges = 0.5 + np.cumsum([0, *(width + more for (_, width), more in zip(PUBLISHED.values(), gutters))])
     right, line = float(edges[-1]), 0.27
     bottom = line * len(versions)
-    texts = {reason: textwrap.wrap(text, 55) for reason, text in reasons.items()}
+    wide = int((right / 2 - 0.25) / 0.062)  # characters of half a line, 0.062 inches each
+    texts = {reason: textwrap.wrap(text, wide) for reason, text in reasons.items()}
     half = -(-len(texts) // 2)
     below = 0.17 * max(sum(map(len, list(texts.values())[part])) for part in (slice(half), slice(half, None)))
     figure, ax = plt.subplots(figsize=(right + 0.1, bottom + below + 0.75))
@@ -360,8 +361,10 @@ def curves(
                 some = table[rows].sort_values("step")
                 if some.empty:
                     raise ValueError(f"the table has no rows of {quantity!r} of {version} under {protocol!r}")
-                low = some["low"].clip(lower=some["mean"] / 4) if quantity == "loss" else some["low"].clip(0, 1)
-                ax.fill_between(some["step"], low, some["high"], color=colour, alpha=0.15, lw=0)
+                low, high = some["low"].clip(lower=some["mean"] / 4), some["high"]
+                if quantity != "loss":  # shares
+                    low, high = some["low"].clip(0, 1), high.clip(0, 1)
+                ax.fill_between(some["step"], low, high, color=colour, alpha=0.15, lw=0)
                 ax.plot(some["step"], some["mean"], color=colour, marker=marker, ls=dash, ms=4.5, lw=1.4)
             ax.axhline(chance[quantity], color=INK["light"], ls="--", lw=1.2, marker="")
             if ax is axes[0, 0] or ax is axes[1, 0]:
@@ -402,7 +405,7 @@ def forest(table: pd.DataFrame, chance: float, headings: Mapping[str, str], xlab
         ax.set_xlabel(xlabel)
         ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
         ax.tick_params(axis="x", labelsize=SMALL)
-    axes[0, 0].set_xlim(left=-0.02)
+    axes[0, 0].set_xlim(-0.02, min(1.03, axes[0, 0].get_xlim()[1]))
     axes[0, 0].locator_params(axis="x", nbins=5)
     _legend(figure, [*_families(versions), _dash(f"chance, {chance:.1%}")], columns=2)
     return figure
@@ -510,13 +513,17 @@ def attention_on_scene(
         (T, M), each word's weights on the cells; they need not sum to 1.
     cells
         (M, 2), row and column of the cells, from −1 (first) to 1 (last), as
-        :class:`~vqa_core.experiments.scene_encoders.NamedCells` has them.
+        :class:`~vqa_core.experiments.scene_encoders.NamedCells` has them (before any scaling of features).
     grid
         Cells on a side of the picture.
     """
     picture, weights, cells = np.asarray(picture), np.asarray(weights, float), np.asarray(cells, float)
     if weights.shape != (len(words), len(cells)) or cells.shape[1:] != (2,):
         raise ValueError(f"weights {weights.shape} and cells {cells.shape}: needs ({len(words)}, M) and (M, 2)")
+    if np.abs(cells).max() > 1:
+        raise ValueError(
+            f"cells reach {np.abs(cells).max():.2f}; places go from -1 to 1, so take raw tokens, not scaled ones"
+        )
     side = picture.shape[0]
     centres = ((cells + 1) / 2 * (grid - 1) + 0.5) / grid * side  # (M, 2), pixels down and to the right
     columns, span = 6, 2
@@ -651,7 +658,7 @@ def _place(order, at: np.ndarray, sizes, bars: np.ndarray, frame: np.ndarray) ->
     texts, ties = np.empty((0, 4)), np.empty((0, 4))
     moves: list = [None] * len(at)
     for k in order:
-        others = marks[~_touches(marks, marks[k : k + 1])]  # a tie may not cross them
+        others = marks[np.hypot(*(at - at[k]).T) > 4]  # a tie may not cross them
         for move in _moves(sizes[k]):
             low, high = at[k] + move, at[k] + move + sizes[k]
             gap = _gap(move, sizes[k])

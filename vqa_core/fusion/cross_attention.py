@@ -131,7 +131,7 @@ class CrossAttention(nn.Module):
         Parameters
         ----------
         image_tokens, text_tokens
-            (…, Nᵢ, D) and (…, Nₜ, D); leading axes broadcast.
+            (…, Nᵢ, D) and (…, Nₜ, D) with at least one leading axis; leading axes broadcast.
         image_mask, text_mask
             bool (…, Nᵢ) and (…, Nₜ), True at real tokens; None when all are real.
         need_weights

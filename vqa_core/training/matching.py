@@ -46,6 +46,11 @@ def in_batch_cosines(
     return pooled(joined.image, image_mask) @ pooled(joined.text, text_mask).T
 
 
+def pictures_at_a_time(captions: int, tokens: int, dim: int) -> int:
+    """How many pictures, with all captions and N tokens of both sides, fit into about :data:`CHUNK_BYTES`."""
+    return max(1, CHUNK_BYTES // (4 * FLOATS_PER_FEATURE * captions * tokens * dim))
+
+
 def pairwise_cosines(
     module: nn.Module,
     image: Tensor,
@@ -71,14 +76,14 @@ def pairwise_cosines(
     Tensor
         (P, C).
     """
+    weights = dict(module.named_parameters())  # as they are now: ``functional_call`` has others in the backward pass
 
     def rows(x: Tensor, mask: Tensor | None) -> Tensor:  # (p, Nᵢ, D) → (p, C)
         across = None if mask is None else mask[:, None], None if text_mask is None else text_mask[None]
-        return pair_cosines(module(x[:, None], text[None], *across), *across)
+        joined = torch.func.functional_call(module, weights, (x[:, None], text[None], *across))
+        return pair_cosines(joined, *across)
 
-    if chunk is None:
-        row = 4 * FLOATS_PER_FEATURE * len(text) * (image.shape[1] + text.shape[1]) * image.shape[2]  # bytes
-        chunk = max(1, CHUNK_BYTES // row)
+    chunk = chunk or pictures_at_a_time(len(text), image.shape[1] + text.shape[1], image.shape[2])
     if chunk >= len(image):
         return rows(image, image_mask)
     masks = [None] * math.ceil(len(image) / chunk) if image_mask is None else image_mask.split(chunk)
@@ -193,15 +198,23 @@ def fit_together(
         call = image, text, image_mask, text_mask, scoring
         return contrastive_loss(torch.func.functional_call(base, weights, call))
 
+    def one(s, *batch):
+        of_seed = (None if x is None else x[s] for x in batch)
+        return loss_of({name: value[s] for name, value in stacked.items()}, *of_seed)
+
     optimizer = torch.optim.AdamW(stacked.values(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     torch.manual_seed(seed)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = cosine_rate(step, steps, learning_rate)
         batch = batches(step)
-        axes = (0, *(None if x is None else 0 for x in batch))
-        with sdpa_kernel(SDPBackend.MATH):  # vmap has no rule for the fused kernels, and falls back to a slow loop
-            losses = torch.func.vmap(loss_of, axes, randomness="different")(stacked, *batch)  # (S,)
+        (size, n_image), n_text = batch[0].shape[1:3], batch[1].shape[2]
+        if scoring == "pairwise" and size > pictures_at_a_time(size, n_image + n_text, base.module.dim):
+            losses = torch.stack([one(s, *batch) for s in range(len(matchers))])  # (S,); vmap cannot compute again
+        else:
+            axes = (0, *(None if x is None else 0 for x in batch))
+            with sdpa_kernel(SDPBackend.MATH):  # vmap has no rule for the fused kernels, and falls back to a slow loop
+                losses = torch.func.vmap(loss_of, axes, randomness="different")(stacked, *batch)  # (S,)
         optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         optimizer.step()
@@ -210,8 +223,8 @@ def fit_together(
             which = [s for s, loss in enumerate(found) if not math.isfinite(loss)]
             raise NotFiniteError(f"step {step}: the loss of seed(s) {which} is not finite; lower learning_rate")
         if after is not None:
-            after(step, found)
             _put_back(matchers, stacked)
+            after(step, found)
     _put_back(matchers, stacked)
 
 
