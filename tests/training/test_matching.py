@@ -1,4 +1,4 @@
-"""Matching: a pair's score comes from the pair, chunks and stacked seeds change nothing, and the loss is what it says."""
+"""Matching: a pair's score comes from the pair, chunks and stacked seeds change nothing, the loss is what it says."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from vqa_core.fusion.cross_attention import VERSIONS, CrossAttended
+from vqa_core.fusion.cross_attention import VERSIONS
 from vqa_core.training import matching
 from vqa_core.training.matching import (
     Matcher,
@@ -170,10 +170,10 @@ def test_in_batch_and_pairwise_agree_about_true_pairs(version):
 
 def changed_by_another_caption(scores, module) -> torch.Tensor:
     """Which scores (4, 4) change when caption 2 becomes another."""
-    image, text, *masks = sides(4, 4)
+    image, text, *_ = sides(4, 4)
     other = text.clone()
     other[2] = torch.randn(6, DIM, dtype=torch.float64)
-    return (scores(module, image, other, *masks) - scores(module, image, text, *masks)).abs() > 1e-9
+    return (scores(module, image, other) - scores(module, image, text)).abs() > 1e-9
 
 
 @every
@@ -183,6 +183,28 @@ def test_a_pairwise_score_knows_nothing_of_other_captions_and_an_in_batch_score_
     assert torch.equal(changed_by_another_caption(pairwise_cosines, module), column)
     leaking = changed_by_another_caption(in_batch_cosines, module)
     assert torch.equal(leaking, column | column.T)  # I'_2 has read caption 2
+
+
+def test_a_leak_under_the_name_of_a_pairwise_score_is_found():
+    """The planted defect that the test before this one is for."""
+
+    def planted(module, image, text):
+        return in_batch_cosines(module, image, text) / 2 + pairwise_cosines(module, image, text) / 2
+
+    column = (torch.arange(4) == 2).expand(4, 4)
+    assert not torch.equal(changed_by_another_caption(planted, make("v9")), column)
+
+
+@every
+def test_one_token_leaks_only_where_an_output_depends_on_both_sides(version):
+    """Else I'_i = f(caption i) and T'_j = g(picture j): the scores in the batch are the pairwise ones, transposed."""
+    image, text, *_ = sides(6, 6, 1, 1)
+    module = make(version)
+    in_batch, pairwise = in_batch_cosines(module, image, text), pairwise_cosines(module, image, text)
+    leaks = version in ("v3", "v5", "v7", "v10_2", "v10_6")
+    assert torch.allclose(in_batch, pairwise.T, rtol=0, atol=1e-9) is not leaks
+    if not leaks:
+        assert_close(contrastive_loss(in_batch), contrastive_loss(pairwise))
 
 
 @every
@@ -384,7 +406,7 @@ def test_each_seed_drops_its_own_and_the_seed_of_the_call_decides_what(dropout, 
 def test_overfits_eight_pairs():
     models, losses = [matcher("v9", s) for s in range(2)], []
     batch = same_batch(2, size=8)
-    fit_together(models, batch, 150, "pairwise", 0.01, 0.0, after=lambda step, found: losses.append(found))
+    fit_together(models, batch, 150, "pairwise", 0.02, 0.0, after=lambda step, found: losses.append(found))
     assert losses[0][0] > 1
     assert max(losses[-1]) < 0.02
     image, text, image_mask, text_mask = (x[0] for x in batch(0))
@@ -440,23 +462,3 @@ def test_a_loss_that_is_not_finite_names_step_and_seed():
     models = [matcher("v2", s) for s in range(3)]
     with pytest.raises(NotFiniteError, match=r"step 2: the loss of seed\(s\) \[1\] is not finite"):
         fit_together(models, batch, 5, "pairwise", 0.01, 0.0)
-
-
-def test_scores_ask_each_pair_once():
-    """A planted leak, in-batch scores under the name of pairwise ones, changes scores of pairs that were not touched."""
-
-    class Reads(torch.nn.Module):
-        """I' is the caption and T' the picture: in the batch, a perfect match of anything with anything."""
-
-        dim = DIM
-
-        def forward(self, image, text, image_mask=None, text_mask=None):
-            both = torch.broadcast_shapes(image.shape[:-2], text.shape[:-2])
-            mean = 0.5 * (image.mean(-2, keepdim=True) + text.mean(-2, keepdim=True))
-            return CrossAttended(mean.expand(*both, 1, DIM), mean.expand(*both, 1, DIM))
-
-    image, text, *_ = sides(6, 6, 1, 1)
-    assert_close(pairwise_cosines(Reads(), image, text), torch.ones(6, 6, dtype=torch.float64))
-    leaking = in_batch_cosines(Reads(), image, text)
-    assert torch.equal(leaking.argmax(1), torch.arange(6))
-    assert leaking.fill_diagonal_(0).max() < 0.99

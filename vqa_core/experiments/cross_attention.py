@@ -280,10 +280,12 @@ def caption_test(cosines: np.ndarray, temperature: float) -> dict[str, float]:
     }
 
 
-def measure(matcher: Matcher, tokens: MatchingTokens, gallery: Gallery) -> tuple[dict[str, float], np.ndarray]:
+def measure(
+    matcher: Matcher, tokens: MatchingTokens, gallery: Gallery, first: int = 1
+) -> tuple[dict[str, float], np.ndarray]:
     """All numbers of one trained matcher on held-out pictures, averaged over galleries; and its hits.
 
-    Hits are R@1 of each query, float (galleries, 2, pictures): picture → caption, caption → picture.
+    Hits: is the right one among the ``first``? Float (galleries, 2, pictures): picture → caption, caption → picture.
     """
     found: list[dict[str, float]] = []
     hits = []
@@ -293,7 +295,7 @@ def measure(matcher: Matcher, tokens: MatchingTokens, gallery: Gallery) -> tuple
         in_batch, alone = batch_accuracy(pair_cosines(matcher, tokens, rows, "in_batch")), batch_accuracy(cosines)
         one = {f"r{k}": recall_both_ways(cosines, k) for k in (1, 5, 10)}
         one |= {"median_rank": median_rank(cosines)}
-        hits.append([ranks(s).recall_at(1) for s in (cosines, cosines.T)])
+        hits.append([ranks(s).recall_at(first) for s in (cosines, cosines.T)])
         one |= {"in_batch_accuracy": in_batch, "pairwise_accuracy": alone, "leak": in_batch - alone}
         one |= {"score_spread": float(cosines.std()), "similarity_of_pairs": float(np.diag(cosines).mean())}
         tested = caption_test(cosines, matcher.used_temperature().item())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,9 +14,11 @@ from torch import nn
 
 from vqa_core.evaluation.statistics import Difference, Interval, holm, mean_over_seeds, seeds_and_questions
 from vqa_core.evaluation.statistics import paired_difference as _paired_difference
+from vqa_core.experiments import cross_attention
+from vqa_core.experiments.caption_encoder import MatchingTokens
 from vqa_core.experiments.records import Record
 from vqa_core.fusion.cross_attention import VERSIONS
-from vqa_core.training.matching import contrastive_loss, in_batch_cosines, pairwise_cosines
+from vqa_core.training.matching import Matcher, contrastive_loss, in_batch_cosines, pairwise_cosines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,6 +101,71 @@ def ablation(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)[["protocol", "version", "metric", "mean", "low", "high", "n"]]
 
 
+def cell(ablation: pd.DataFrame, protocol: str, version: str, key: str) -> dict[str, float]:
+    """Mean, low, high and n of one cell of :func:`ablation`; ``key`` as in :data:`SHARES` and :data:`OTHERS`."""
+    named = {"protocol": protocol, "version": version, "metric": (SHARES | OTHERS)[key]}
+    (row,) = ablation[np.logical_and.reduce([ablation[k] == v for k, v in named.items()])].to_dict("records")
+    return {k: row[k] for k in ("mean", "low", "high", "n")}
+
+
+def curves(runs: dict[str, dict[str, Record]], versions: Sequence[str]) -> pd.DataFrame:
+    """Loss and held-out R@1 along the training: columns protocol, version, quantity, step, mean, low, high, n."""
+    import pandas as pd
+
+    rows = []
+    for protocol, of_version in runs.items():
+        for version in versions:
+            for point in of_version[version].details["curve"]:
+                for quantity in ("loss", "val_r1"):
+                    found = mean_over_seeds(point[quantity])
+                    named = {"protocol": protocol, "version": version, "quantity": quantity, "step": point["step"]}
+                    low = max(found.low, 0.0)
+                    rows.append(named | {"mean": found.mean, "low": low, "high": found.high, "n": found.n})
+    return pd.DataFrame(rows)
+
+
+def forensics(published: pd.DataFrame, ablation: pd.DataFrame) -> pd.DataFrame:
+    """What was published of each version, and what each evaluator finds in our models of ``published``."""
+    import pandas as pd
+
+    columns = {"sound": "five.trained", "as v0": "as_v0.trained", "weights dropped": "dropped.trained"}
+    columns |= {"spread, sound": "five.spread", "spread, as v0": "as_v0.spread"}
+    rows = []
+    for row in published.itertuples():
+        said = "five equal" if row.similarity_gap == 0 else row.verdict_in_text
+        found = {name: cell(ablation, "forensic", row.version, key)["mean"] for name, key in columns.items()}
+        rows.append({"version": row.version, "published": said} | found)
+    return pd.DataFrame(rows)
+
+
+def on_real_data(records: Iterable[Record]) -> pd.DataFrame:
+    """Metrics of experiment ``matching_real``: columns data, protocol, version, metric, mean, low, high, n.
+
+    R@10 has its interval over seeds and sentences (pictures of one sentence are one draw), the others over seeds.
+    """
+    import pandas as pd
+
+    runs: dict[str, list[Record]] = {}
+    for record in records:
+        runs.setdefault(record.spec.unit, []).append(record)  # where encoders are trained, a record holds one seed
+    rows = []
+    for unit, seeds in runs.items():
+        named = dict(zip(("data", "protocol", "version"), unit.split(".")))
+        for key, metric in (SHARES | OTHERS).items():
+            if key not in seeds[0].arrays:
+                continue
+            if key == "r10":
+                x = np.concatenate([r.arrays["hits"] for r in seeds]).astype(np.float64)  # (S, galleries, 2, P)
+                sentence = np.broadcast_to(seeds[0].arrays["group"][:, None], x.shape[1:]).reshape(-1)
+                found = _share(seeds_and_questions(x.reshape(len(x), -1), sentence))
+            else:
+                found = mean_over_seeds(np.concatenate([r.arrays[key] for r in seeds]))
+                found = _share(found) if key in SHARES else found
+            interval = {k: getattr(found, k) for k in ("mean", "low", "high", "n")}
+            rows.append(named | {"metric": metric} | interval)
+    return pd.DataFrame(rows)
+
+
 def difference(a: Record, b: Record) -> Difference:
     """R@1 of a minus R@1 of b on the same seeds and queries."""
     x, pictures = hits(a)
@@ -153,6 +221,42 @@ def rank_probabilities(
     orders = (-noisy).argsort(1).argsort(1)  # (draws, V)
     probabilities = np.stack([(orders == k).mean(0) for k in range(len(r1))], axis=1)  # (V, rank)
     return probabilities, orders
+
+
+def stability(orders: np.ndarray) -> dict[str, float]:
+    """How often two studies with one seed per version agree: on the best version, and on the whole order.
+
+    ``pairs`` is the number of pairs of studies, drawn from the rows of ``orders`` (draws, V).
+    """
+    half = len(orders) // 2
+    one, other = orders[:half], orders[half : 2 * half]
+    return {
+        "same_best": float(np.mean(one.argmin(1) == other.argmin(1))),
+        "same_order": float(np.mean((one == other).all(1))),
+        "pairs": half,
+    }
+
+
+def load_matcher(record: Record, tokens: MatchingTokens) -> Matcher:
+    """The first seed's model of a unit in :data:`~vqa_core.experiments.cross_attention.KEPT`."""
+    weights = {k.removeprefix("model."): v for k, v in record.arrays.items() if k.startswith("model.")}
+    module = cross_attention.make_module(record.spec.model)
+    matcher = Matcher(tokens.image.shape[-1], tokens.text.shape[-1], module)
+    matcher.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
+    return matcher.eval()
+
+
+@torch.inference_mode()
+def attended(matcher: Matcher, tokens: MatchingTokens, row: int) -> np.ndarray:
+    """Which cells take which words of a pair's first caption: (words, cells that are there); a word's weights sum to 1.
+
+    Each cell spreads its attention over the words; read per word, these weights say which cells take most of it.
+    """
+    one, cells, words = slice(row, row + 1), tokens.image_mask[row], tokens.text_mask[row, 0]
+    sides = matcher.image_projection(tokens.image[one]), matcher.text_projection(tokens.text[one, 0])
+    out = matcher.module(*sides, tokens.image_mask[one], tokens.text_mask[one, 0], need_weights=True)
+    weight = out.image_weights[0, 0].T[words][:, cells].numpy()  # (T, M)
+    return weight / weight.sum(1, keepdims=True)
 
 
 # ------------------------------------------------------------------------------------- checks of the propositions
@@ -235,6 +339,26 @@ def kendall(a: Sequence[float], b: Sequence[float]) -> float:
     from scipy.stats import kendalltau
 
     return float(kendalltau(a, b).statistic)
+
+
+def gain_of_training_together(profile: str, protocol: str, version: str, steps: int = 10) -> float:
+    """Seconds for the seeds of a unit one after another, divided by those for all in one vectorised pass.
+
+    The better of two tries each, so that a pause of the machine is not measured.
+    """
+    spec = cross_attention.spec_of(profile, protocol, version)
+    tokens = cross_attention.tokens_of(profile, "train", protocol)
+
+    def seconds(seeds: int) -> float:
+        some = replace(spec, model=replace(spec.model, seeds=seeds), training=replace(spec.training, steps=steps))
+        tries = []
+        for _ in range(2):
+            began = time.perf_counter()
+            cross_attention.train(some, tokens)
+            tries.append(time.perf_counter() - began)
+        return min(tries)
+
+    return spec.model.seeds * seconds(1) / seconds(spec.model.seeds)
 
 
 def attention_parameters(version: str, dim: int = 64) -> int:
