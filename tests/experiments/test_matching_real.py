@@ -388,7 +388,7 @@ def test_a_run_on_nlvr_keeps_its_contract(with_nlvr, unit):
         assert record.arrays[name].shape == (seeds,)
         assert record.metrics[name].value == pytest.approx(record.arrays[name].mean())
         assert record.metrics[name].n == seeds
-    assert record.metrics["r1"].value == pytest.approx(record.arrays["hits"].mean())
+    assert record.metrics["r10"].value == pytest.approx(record.arrays["hits"].mean())
     assert ("r1_shared" in record.metrics) == ("published" in unit)
     assert not any(name.startswith("cat.") for name in record.metrics)
     assert details["image_tokens"] == (12 if "tokens" in unit else 1)

@@ -35,6 +35,7 @@ EXPERIMENTS = {
     "fusion_cost": "vqa_core.experiments.fusion_cost",
     "caption_encoder": "vqa_core.experiments.caption_encoder",
     "cross_attention": "vqa_core.experiments.cross_attention",
+    "cross_attention_long": "vqa_core.experiments.cross_attention_long",
     "matching_real": "vqa_core.experiments.matching_real",
 }
 

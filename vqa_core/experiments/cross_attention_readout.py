@@ -185,6 +185,19 @@ def differences_to(versions: dict[str, Record], base: str) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(p_holm=holm([r["p"] for r in rows]))
 
 
+def lengths(short: dict[str, Record], long: dict[str, Record]) -> pd.DataFrame:
+    """R@1 of some versions after two lengths of training: columns version, steps, mean, low, high, n."""
+    import pandas as pd
+
+    rows = []
+    for version in sorted(long, key=list(short).index):
+        for record in (short[version], long[version]):
+            found = recall(record)
+            row = {"version": version, "steps": record.spec.training.steps}
+            rows.append(row | {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n})
+    return pd.DataFrame(rows)
+
+
 def detectable(versions: dict[str, Record], base: str, power: float = 0.8, level: float = 0.05) -> dict[str, float]:
     """Smallest difference in R@1 to ``base`` that a paired t test over the seeds finds with ``power``, by version.
 
