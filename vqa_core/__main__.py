@@ -1,4 +1,4 @@
-"""The command line: ``python -m vqa_core run | plan | data | ask``."""
+"""The command line: ``python -m vqa_core run | plan | data | audit | ask | weights``."""
 
 from __future__ import annotations
 
@@ -31,10 +31,22 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
+def _audit(args: argparse.Namespace) -> int:
+    from vqa_core.evaluation import leakage
+
+    found = leakage.audit(args.name, args.root, pictures=not args.no_pictures)
+    if args.json:
+        print(json.dumps(leakage.as_json(found), indent=1))
+    else:
+        leakage.show(found)
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """All sub-commands with their options."""
     from vqa_core import ask
     from vqa_core.data import commands
+    from vqa_core.encoders import conversion
 
     top = argparse.ArgumentParser(
         prog="python -m vqa_core", description="Run, inspect and ask what the book is made of."
@@ -52,7 +64,14 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--profile", default="auto")
     plan.set_defaults(run=_plan)
     commands.add_parser(subparsers)
+    audit = subparsers.add_parser("audit", help="say what leaks between the splits of a data set")
+    audit.add_argument("name", metavar="NAME", help="a data set of `data list`")
+    audit.add_argument("--root", help="folder that holds one folder per data set (default: VQA_DATA)")
+    audit.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    audit.add_argument("--no-pictures", action="store_true", help="compare pictures by id only, open none")
+    audit.set_defaults(run=_audit)
     ask.add_parser(subparsers)
+    conversion.add_parser(subparsers)
     return top
 
 

@@ -38,12 +38,16 @@ class Archive:
 
 @dataclass(frozen=True)
 class Hub:
-    """Files of a data set on the Hugging Face hub, at one revision."""
+    """Files of a data set on the Hugging Face hub, at one revision.
+
+    ``unpack`` maps an archive among ``files`` to the folder that it holds, which takes its place.
+    """
 
     repository: str
     revision: str
     files: tuple[str, ...]
     endpoint: str | None = None
+    unpack: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,21 @@ SOURCES: dict[str, dict[str, Archive | Hub | ByHand]] = {
             f"and may not be redistributed. Put into VQA_DATA/flickr8k: {flickr8k.LAYOUT}"
         )
     },
+    "slake": {
+        "hub": Hub(
+            "BoKelvin/SLAKE",
+            "a9083ce6c34ac3ffb17671a605962924d8a8f9e9",
+            ("train.json", "validation.json", "test.json", "imgs.zip"),
+            unpack={"imgs.zip": "imgs"},
+        )
+    },
+    "path_vqa": {
+        "hub": ByHand(
+            "PathVQA is 785 MB on the hub, in files whose names are not known here. Get them, at a revision of your "
+            "choice, with: hf download flaviagiammarino/path-vqa --repo-type dataset --include 'data/*.parquet' "
+            "--local-dir VQA_DATA/path_vqa"
+        )
+    },
 }
 
 
@@ -168,7 +187,7 @@ def fetch(name: str, source: str | None = None, root: str | Path | None = None, 
         raise ValueError(place.how)
     base = data_root(root)
     target = base / name
-    wanted = place.files if isinstance(place, Hub) else tuple(place.keep)
+    wanted = [place.unpack.get(f, f) for f in place.files] if isinstance(place, Hub) else tuple(place.keep)
     for item in wanted:
         if (target / item).exists():
             raise FileExistsError(f"{target / item} is already there; see `data check {name}`, or remove it first")
@@ -289,3 +308,7 @@ def _from_hub(place: Hub, folder: Path, progress: bool) -> None:
                 f"{name} of {place.repository} can't be fetched from the hub ({error}). Check the network and "
                 "HF_HUB_OFFLINE, or get it on another machine and put it under VQA_DATA"
             ) from error
+    for name, inside in place.unpack.items():
+        extract(folder / name, folder)
+        if not (folder / inside).is_dir():
+            raise ValueError(f"{name} of {place.repository} has no {inside}/; nothing was put in place")
