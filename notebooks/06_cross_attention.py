@@ -555,8 +555,11 @@ for name, runs_ in {"short": tokens, "long": long}.items():
         found = readout.difference(runs_["v9"], runs_[base]).interval
         chapter.value(f"{name}.v9_{base}", {k: getattr(found, k) for k in ("mean", "low", "high", "n")}, of="queries")
 
+v9_v2 = [readout.difference(runs_["v9"], runs_["v2"]).interval.mean for runs_ in (tokens, long)]
+chapter.value("long.order", "turns round" if v9_v2[0] * v9_v2[1] < 0 else "stays")
+
 # %% [markdown]
-# v9 minus v2 is {val}`06_cross_attention.short.v9_v2:+.1p` ({val}`06_cross_attention.short.v9_v2:range+.1p`) after the short training and {val}`06_cross_attention.long.v9_v2:+.1p` ({val}`06_cross_attention.long.v9_v2:range+.1p`) after the long one; v9 minus v0,
+# The order of v2 and v9 **{val}`06_cross_attention.long.order`**. v9 minus v2 is {val}`06_cross_attention.short.v9_v2:+.1p` ({val}`06_cross_attention.short.v9_v2:range+.1p`) after the short training and {val}`06_cross_attention.long.v9_v2:+.1p` ({val}`06_cross_attention.long.v9_v2:range+.1p`) after the long one; v9 minus v0,
 # {val}`06_cross_attention.short.v9_v0:+.1p` ({val}`06_cross_attention.short.v9_v0:range+.1p`) and {val}`06_cross_attention.long.v9_v0:+.1p` ({val}`06_cross_attention.long.v9_v0:range+.1p`). The verdicts below are
 # about the short one, for which the rules were written; read them as statements about what a module can learn in {val}`06_cross_attention.size.steps` steps.
 #
@@ -890,7 +893,7 @@ chapter.value("verdicts.highest_ratio", highest)
 # ```{exercise} ★★★ How long is long enough?
 # :label: ex-cross-long
 #
-# Train v2 and v9 under `tokens` for four times the steps (`dataclasses.replace` on a spec's `training`, then `cross_attention.run`). Does v9 overtake? What would you have to fix *before* looking, so that your answer can be believed?
+# Experiment `cross_attention_long` trains three versions four times as long. Add v4 and v10_5, and a training that is sixteen times as long. Where does the order settle? What would you have to fix *before* looking, so that your answer can be believed?
 # ```
 #
 # ```{solution} ex-cross-long
