@@ -150,8 +150,8 @@ def _table(chapter: str, name: str, folder: Path) -> str:
     lines = [list(map(_escape, data.columns)), rule, *map(list, zip(*shown_.values(), strict=True))]
     body = "\n".join("| " + " | ".join(row) + " |" for row in lines)
     return (
-        f"````{{table}} {_one_paragraph(about['caption'])}\n:name: {_label('tab', chapter, name)}\n"
-        f":class: chapter-table profile-{about['profile']}\n\n{body}\n````\n\n{_provenance(chapter, about)}"
+        f"::::{{table}} {_one_paragraph(about['caption'])}\n:name: {_label('tab', chapter, name)}\n"  # may hold `code`
+        f":class: chapter-table profile-{about['profile']}\n\n{body}\n::::\n\n{_provenance(chapter, about)}"
     )
 
 

@@ -42,7 +42,7 @@ ax.plot(data["seed"], data["accuracy"])
 chapter.figure(fig, "curve", caption="A curve.", alt="A line that stays level over the seeds", data=data)
 
 # %% tags=["hide-input"]
-chapter.table(data, "rows", caption="The rows.", formats={"accuracy": ".1%"})
+chapter.table(data, "rows", caption="The rows, with `code`.", formats={"accuracy": ".1%"})
 """
 )
 

@@ -96,12 +96,15 @@ for (const page of PAGES) {
         badFormulas: [...document.querySelectorAll('mjx-merror')].map((node) => node.title || node.textContent),
         broken: shown.filter((image) => !image.complete || !image.naturalWidth).map((image) => image.src),
         unnamed: images.filter((image) => !image.alt.trim() || /\.(png|svg)$/.test(image.alt)).map((image) => image.src),
+        // a directive that was not understood is shown as it was written
+        raw: [...document.querySelectorAll('article p, article pre')].filter((n) => !n.closest('.cell, .highlight-python'))
+          .map((n) => n.textContent.trim()).filter((t) => /^(:{3,}|`{3,})\{/.test(t)),
         unresolved: [...document.querySelectorAll('article code')].map((n) => n.textContent).filter((t) => t.startsWith('?? ')),
       };
     });
     assert.deepEqual(trouble, { outside: [], failed: [], errors: [] });
     assert.ok(seen.typeset >= seen.formulas, `${seen.typeset} of ${seen.formulas} formulas are typeset`);
-    for (const list of ['badFormulas', 'broken', 'unnamed', 'unresolved']) assert.deepEqual(seen[list], [], list);
+    for (const list of ['badFormulas', 'broken', 'unnamed', 'raw', 'unresolved']) assert.deepEqual(seen[list], [], list);
 
     await tab.addScriptTag({ path: AXE });
     for (const theme of ['light', 'dark']) {

@@ -182,7 +182,13 @@ def test_a_pairwise_score_knows_nothing_of_other_captions_and_an_in_batch_score_
     column = (torch.arange(4) == 2).expand(4, 4)
     assert torch.equal(changed_by_another_caption(pairwise_cosines, module), column)
     leaking = changed_by_another_caption(in_batch_cosines, module)
-    assert torch.equal(leaking, column | column.T)  # I'_2 has read caption 2
+    pools_the_picture = version in (
+        "v1",
+        "v2",
+        "v4",
+        "v6",
+    )  # the mean of T'_2 is that of the picture, whatever caption 2
+    assert torch.equal(leaking, column.T if pools_the_picture else column | column.T)  # I'_2 has read caption 2
 
 
 def test_a_leak_under_the_name_of_a_pairwise_score_is_found():

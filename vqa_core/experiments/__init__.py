@@ -37,6 +37,7 @@ EXPERIMENTS = {
     "cross_attention": "vqa_core.experiments.cross_attention",
     "cross_attention_long": "vqa_core.experiments.cross_attention_long",
     "matching_real": "vqa_core.experiments.matching_real",
+    "mevf": "vqa_core.experiments.mevf",
 }
 
 

@@ -347,6 +347,15 @@ def image_values_matter(version: str, image: int, text: int) -> float:
     return float(moved.abs().max())
 
 
+def pooled_text_moves(version: str, image: int = 7, text: int = 5) -> float:
+    """How much the direction of the mean of T' moves, at most, when all captions are replaced; pictures stay."""
+    module, (x, y) = fresh(version), random_sides(64, 16, image, text)
+    _, other = random_sides(64, 16, image, text, seed=3)
+    with torch.no_grad():
+        here, there = (nn.functional.normalize(module(x, captions).text.mean(1), dim=-1) for captions in (y, other))
+    return float((here - there).abs().max())
+
+
 def kendall(a: Sequence[float], b: Sequence[float]) -> float:
     """Kendall's τ between two rankings, −1 to 1."""
     from scipy.stats import kendalltau
