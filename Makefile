@@ -29,8 +29,10 @@ results: env  ## the experiments alone, without notebooks and book (a GPU server
 	@$(BUILD) --results
 
 mevf: env  ## MEVF on VQA-RAD, as published and without the leak (two models, three seeds; over an hour)
+	@$(RUN) vqa_core.experiments.archive restore mevf --profile $(PROFILE)
 	@OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 \
 	  $(RUN) vqa_core run mevf --profile $(PROFILE)
+	@$(RUN) vqa_core.experiments.archive keep mevf --profile $(PROFILE)
 
 smoke: env  ## every notebook in seconds, the book from it, and a browser's look at it (build/smoke)
 	@$(RUN) book.pipeline.build --profile smoke --chapters "$(CHAPTERS)"

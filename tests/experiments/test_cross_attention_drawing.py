@@ -1,7 +1,7 @@
 """Drawings of chapter 6 say what their tables say, can be read, and mark exactly the cells that a rule names."""
 
 import io
-from itertools import combinations
+from itertools import combinations, product
 
 import matplotlib
 import numpy as np
@@ -412,3 +412,17 @@ def test_a_price_of_zero_has_a_place_on_its_axis():
     assert [ax.get_xscale() for ax in axes] == ["symlog", "log", "log"]
     assert "0" in [t.get_text() for t in axes[0].get_xticklabels()]
     assert {t.get_text() for t in axes[2].texts} >= set(ALL)
+
+
+def test_norm_places_draws_every_curve_at_its_values():
+    rows = [
+        {"norm": n, "warmup": w, "rate": r, "mean": m, "low": m - 0.1, "high": m + 0.1}
+        for m, (n, w, r) in enumerate(product(("pre", "post"), ("warm", "cold"), (1e-3, 1e-2)))
+    ]
+    layers = [{"norm": n, "layer": k, "mean": k, "low": k, "high": k} for n in ("pre", "post") for k in (1, 2, 3)]
+    left, right = drawing.norm_places(pd.DataFrame(rows), pd.DataFrame(layers)).axes
+    drawn = [
+        line.get_ydata().tolist() for line in left.lines if len(line.get_xdata()) == 2 and line.get_marker() in "os"
+    ]
+    assert drawn == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert [line.get_ydata().tolist() for line in right.lines] == [[1, 2, 3]] * 2

@@ -36,7 +36,11 @@ EXPERIMENTS = {
     "caption_encoder": "vqa_core.experiments.caption_encoder",
     "cross_attention": "vqa_core.experiments.cross_attention",
     "cross_attention_long": "vqa_core.experiments.cross_attention_long",
+    "layer_norm": "vqa_core.experiments.layer_norm",
     "matching_real": "vqa_core.experiments.matching_real",
+    "audit": "vqa_core.experiments.audit",
+    "medical_encoders": "vqa_core.experiments.medical_encoders",
+    "medical": "vqa_core.experiments.medical",
     "mevf": "vqa_core.experiments.mevf",
 }
 

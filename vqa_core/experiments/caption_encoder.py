@@ -110,7 +110,8 @@ class CaptionReader(nn.Module):
         real = mask[:, 1:]
         guessed = F.cross_entropy(self.next_word(states[:, :-1])[real], words[:, 1:][real])
         logits = self.all_words(last_token(states, mask))  # (B, words)
-        held = torch.zeros_like(logits).scatter_(1, words, 1.0)  # (B, words), padding marks word 0 in most rows
+        held = torch.zeros_like(logits).scatter_(1, words, 1.0)  # (B, words)
+        held[:, 0] = 0.0  # padding is no word of the caption
         named = F.binary_cross_entropy_with_logits(logits, held, reduction="none").sum(1).mean()
         return guessed, named
 
@@ -235,6 +236,11 @@ def matching_tokens(profile: str, split: str) -> MatchingTokens:
     from vqa_core.experiments.provenance import code_hash
 
     root = results_root() / profile
+    for needed in REQUIRES:
+        if not (root / needed / "index.json").is_file():
+            raise FileNotFoundError(
+                f"{root / needed} has no index.json; make it: python -m vqa_core run {needed} --profile {profile}"
+            )
     made_by = [json.loads((root / e / "index.json").read_text("utf-8")) for e in ("scene_encoders", "caption_encoder")]
     made_by = json.dumps([*made_by, code_hash([__name__])])
     path = root / "caption_encoder" / f"tokens_{split}.safetensors"

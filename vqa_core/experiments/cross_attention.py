@@ -124,14 +124,15 @@ def spec_of(profile: str, protocol: str, version: str, module: str = "") -> Spec
 
 
 def specs(profile: str) -> list[Spec]:
-    """One spec for each protocol and version."""
-    return [spec_of(profile, protocol, version) for protocol in PROTOCOLS for version in VERSIONS]
+    """One spec for each protocol and version; what takes longest comes first, so that no worker waits for the last."""
+    return [spec_of(profile, p, version) for p in reversed(PROTOCOLS) for version in reversed(VERSIONS)]
 
 
 def specs_of_class(profile: str, name: str) -> list[Spec]:
     """Specs of a class of your own, ``package.module:Class``, under all protocols.
 
-    The class takes ``dim`` and is called like those in :mod:`vqa_core.fusion.cross_attention`.
+    The class takes ``dim``, keeps it as an attribute, and is called like those in
+    :mod:`vqa_core.fusion.cross_attention`.
     """
     own_class(name)
     version = name.replace(":", ".").lower()
@@ -148,13 +149,15 @@ def own_class(name: str) -> Callable[..., nn.Module]:
     """
     path, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(path), attribute)
+        module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"no module {error.name!r} for {name!r}; run from the folder that holds it, or put that on PYTHONPATH"
         ) from error
-    except AttributeError:
-        raise ValueError(f"module {path!r} has no class {attribute!r}; write package.module:Class") from None
+    found = getattr(module, attribute, None)
+    if not isinstance(found, type):
+        raise ValueError(f"module {path!r} has no class {attribute!r}; write package.module:Class")
+    return found
 
 
 def file_of_class(name: str) -> Path:
@@ -273,7 +276,7 @@ def caption_test(cosines: np.ndarray, temperature: float) -> dict[str, float]:
     best = -np.sort(-five, axis=1) / temperature  # (P, 5), descending
     return {
         "trained": float(np.mean(np.where(higher == 0, 1 / equal, 0))),
-        "ratio": float(np.median(best[:, 0] / best[:, 1])),
+        "ratio": float(np.median(best[:, 0] / np.where(best[:, 1] == 0, 1e-9, best[:, 1]))),  # 0: as good as 0
         "gap": float(np.median(best[:, 0] - best[:, 1])),
         "spread": float(np.median(best[:, 0] - best[:, -1])),
         "similarity": float(np.median(best[:, 0])),

@@ -600,6 +600,40 @@ def cost_against_recall(table: pd.DataFrame) -> Figure:
     return figure
 
 
+NORM_COLOURS = {"pre": PALETTE[0], "post": PALETTE[1]}
+NORM_TITLES = {"pre": "Pre-LN", "post": "Post-LN"}
+
+
+def norm_places(accuracies: pd.DataFrame, gradients: pd.DataFrame) -> Figure:
+    """Pre-LN and Post-LN: accuracy by learning rate, with warm-up and without; gradients by layer at the start.
+
+    Parameters
+    ----------
+    accuracies
+        Columns norm, warmup (``"warm"``, ``"cold"``), rate, mean, low, high.
+    gradients
+        Columns norm, layer, mean, low, high.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.6))
+    for norm, colour in NORM_COLOURS.items():
+        for warmup, line in {"warm": "-", "cold": "--"}.items():
+            rows = accuracies[(accuracies["norm"] == norm) & (accuracies["warmup"] == warmup)].sort_values("rate")
+            bars = [(rows["mean"] - rows["low"]).clip(lower=0), (rows["high"] - rows["mean"]).clip(lower=0)]
+            looks = {"color": colour, "ls": line, "marker": MARKERS[norm == "post"], "ms": 5, "capsize": 2}
+            left.errorbar(rows["rate"], rows["mean"], yerr=bars, **looks)
+        rows = gradients[gradients["norm"] == norm]
+        right.plot(rows["layer"], rows["mean"], color=colour, marker=MARKERS[norm == "post"], ms=5)
+        right.fill_between(rows["layer"], rows["low"], rows["high"], color=colour, alpha=0.15, lw=0)
+    left.set(xscale="log", xlabel="learning rate", ylabel="accuracy")
+    left.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    right.set(xlabel="layer", ylabel="gradient norm at the start", ylim=(0, None))
+    right.set_xticks(sorted(gradients["layer"].unique()))
+    names = [_mark(NORM_TITLES[n], color=c, marker=MARKERS[n == "post"], ls="none") for n, c in NORM_COLOURS.items()]
+    lines = [_mark(t, color=INK["light"], ls=s, marker="") for t, s in {"warm-up": "-", "no warm-up": "--"}.items()]
+    _legend(figure, [*names, *lines], columns=4)
+    return figure
+
+
 def spread_names(ax, names: Sequence[str], points: Sequence[tuple[float, float, float, float]]) -> None:
     """Write a name at each point, as near as it can be without touching a name, a point or a whisker.
 

@@ -50,12 +50,12 @@ FORENSIC = ("five.trained", "as_v0.trained", "dropped.trained", "five.spread", "
 
 
 def by_protocol(records: Iterable[Record]) -> dict[str, dict[str, Record]]:
-    """Protocol → version → record."""
-    found: dict[str, dict[str, Record]] = {}
-    for record in records:
-        protocol, version = record.spec.unit.split(".", 1)
-        found.setdefault(protocol, {})[version] = record
-    return found
+    """Protocol → version → record, both in the order of the chapter."""
+    found = {tuple(record.spec.unit.split(".", 1)): record for record in records}
+    protocols = [p for p in cross_attention.PROTOCOLS if p in {protocol for protocol, _ in found}]
+    known = {version for _, version in found}
+    versions = [*(v for v in VERSIONS if v in known), *sorted(known - set(VERSIONS))]
+    return {p: {v: found[p, v] for v in versions if (p, v) in found} for p in protocols}
 
 
 def hits(record: Record) -> tuple[np.ndarray, np.ndarray]:
@@ -119,8 +119,8 @@ def curves(runs: dict[str, dict[str, Record]], versions: Sequence[str]) -> pd.Da
                 for quantity in ("loss", "val_r1"):
                     found = mean_over_seeds(point[quantity])
                     named = {"protocol": protocol, "version": version, "quantity": quantity, "step": point["step"]}
-                    low = max(found.low, 0.0)
-                    rows.append(named | {"mean": found.mean, "low": low, "high": found.high, "n": found.n})
+                    high = min(found.high, 1.0) if quantity == "val_r1" else found.high
+                    rows.append(named | {"mean": found.mean, "low": max(found.low, 0.0), "high": high, "n": found.n})
     return pd.DataFrame(rows)
 
 
@@ -263,12 +263,13 @@ def load_matcher(record: Record, tokens: MatchingTokens) -> Matcher:
 def attended(matcher: Matcher, tokens: MatchingTokens, row: int) -> np.ndarray:
     """Which cells take which words of a pair's first caption: (words, cells that are there); a word's weights sum to 1.
 
+    The mean over heads.
     Each cell spreads its attention over the words; read per word, these weights say which cells take most of it.
     """
     one, cells, words = slice(row, row + 1), tokens.image_mask[row], tokens.text_mask[row, 0]
     sides = matcher.image_projection(tokens.image[one]), matcher.text_projection(tokens.text[one, 0])
     out = matcher.module(*sides, tokens.image_mask[one], tokens.text_mask[one, 0], need_weights=True)
-    weight = out.image_weights[0, 0].T[words][:, cells].numpy()  # (T, M)
+    weight = out.image_weights[0].mean(0).T[words][:, cells].numpy()  # (T, M)
     return weight / weight.sum(1, keepdims=True)
 
 

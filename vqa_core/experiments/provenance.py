@@ -18,7 +18,11 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 #: Modules that store and find numbers but do not make them: a change here leaves all results valid.
 BOOKKEEPING = frozenset(
     f"{PACKAGE}.{name}"
-    for name in ("experiments", "experiments.records", "experiments.provenance", "experiments.runner", "data.catalogue")
+    for name in (
+        "experiments",
+        "data.catalogue",
+        *(f"experiments.{m}" for m in ("archive", "records", "provenance", "runner")),
+    )
 )
 VERSIONS_OF = ("torch", "torchvision", "transformers", "numpy", "scikit-learn", "scipy", "pillow")
 

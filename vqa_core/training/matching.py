@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vqa_core.fusion.cross_attention import CrossAttended
 
-CHUNK_BYTES = 256 * 2**20  # of activations at a time, roughly
+CHUNK_BYTES = 2**30  # of activations at a time, roughly; much smaller pieces fragment the heap of the C library
 FLOATS_PER_FEATURE = 40  # that a gated feed-forward keeps for the backward pass, per feature of a token
 
 
@@ -111,6 +111,11 @@ class Matcher(nn.Module):
 
     def __init__(self, image_dim: int, text_dim: int, module: nn.Module, temperature: float = 0.07) -> None:
         super().__init__()
+        if not isinstance(module, nn.Module) or not isinstance(getattr(module, "dim", None), int):
+            raise ValueError(
+                f"{type(module).__name__} can't be trained: give a torch module whose attribute dim is the width of "
+                "its tokens, as vqa_core.fusion.cross_attention.CrossAttention sets it"
+            )
         self.image_projection = nn.Linear(image_dim, module.dim)
         self.text_projection = nn.Linear(text_dim, module.dim)
         self.module = module
