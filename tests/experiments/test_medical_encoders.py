@@ -16,7 +16,7 @@ from vqa_core.experiments.runner import run_spec
 from vqa_core.training.loop import Training
 from vqa_core.training.meta_learning import EpisodeClassifier, Episodes
 
-SMALL = me.Pictures(12, 9)
+SMALL = me.Pictures(12, 24)
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +138,13 @@ def test_every_encoder_is_trained_kept_and_loaded(tiny, tmp_path):
     weights = [k for k in experts if k.endswith("conv.weight")]
     assert all(not np.array_equal(none[k], single[k]) for k in weights)
     assert all(not np.array_equal(single[k], multi[k]) for k in weights)
+
+
+def test_a_split_without_an_organ_is_refused():
+    found = me.pictures_of(me.Pictures(12, 1), "val")
+    missing = next(organ for organ in me.ORGANS if organ != found.plans[0].region)
+    with pytest.raises(ValueError, match=missing):
+        me.own_task(found, missing)
 
 
 def test_files_that_are_absent_are_named(tmp_path, monkeypatch):

@@ -102,8 +102,9 @@ class Meta:
         Rates of adaptation; the best one on meta-validation tasks is used, for each initialisation its own.
     after
         Steps of adaptation after which new tasks are scored.
-    episodes
-        New tasks; a quarter of the number of meta-validation tasks choose the rate.
+    episodes, tested
+        New tasks, and at most so many query pictures of each of their classes. A quarter of the number of tasks, from
+        meta-validation classes, choose the rate.
     """
 
     ways: int
@@ -116,6 +117,7 @@ class Meta:
     rates: tuple[float, ...]
     after: tuple[int, ...]
     episodes: int
+    tested: int
 
 
 @dataclass(frozen=True)
@@ -161,15 +163,15 @@ PROFILES = {
     "smoke": Config(
         1,
         Classes(5, 5, 5),
-        Meta(2, 2, 2, 1, 1, Inner(1, 0.05, False), 1e-3, (0.1,), (0, 1, 2, 5), 2),
+        Meta(2, 2, 2, 1, 1, Inner(1, 0.05, False), 1e-3, (0.1,), (0, 1, 2, 5), 2, 5),
         Pictures(48, 24),
         Training(epochs=1, batch_size=16, learning_rate=1e-3),
         Training(epochs=1, batch_size=16, learning_rate=2e-3),
     ),
     "cpu": Config(
         1,
-        Classes(25, 15, 40),
-        Meta(5, 3, 3, 40, 2, Inner(2, 0.1, False), 2e-3, (0.03, 0.1, 0.3), (0, 1, 2, 3, 4, 5, 10, 15, 20, 25), 24),
+        Classes(20, 8, 20),
+        Meta(5, 2, 3, 60, 2, Inner(2, 0.1, False), 2e-3, (0.03, 0.1, 0.3), (0, 1, 2, 3, 4, 5, 10, 15, 20, 25), 20, 5),
         Pictures(300, 60),
         Training(epochs=6, batch_size=16, learning_rate=2e-3),
         Training(epochs=4, batch_size=32, learning_rate=3e-3),
@@ -188,6 +190,7 @@ PROFILES = {
             (0.01, 0.03, 0.1, 0.3),
             (0, 1, 2, 3, 4, 5, 10, 15, 20, 25, 50),
             400,
+            15,
         ),
         Pictures(8000, 800),
         Training(epochs=30, batch_size=64, learning_rate=1e-3),
@@ -307,7 +310,7 @@ def _run_meta(spec: Spec) -> Outcome:
 
     def new_tasks(pool: Pool, n: int, seed: int) -> Episodes:
         rng = np.random.default_rng([seed, 1])  # the same tasks for every start and every seed
-        queries = min(15, np.bincount(pool.classes).min() - how.shots)
+        queries = min(how.tested, int(np.bincount(pool.classes).min()) - how.shots)
         return draw_episodes(pool.pictures.to(device), pool.classes, how.ways, how.shots, queries, n, rng)
 
     chosen_on = new_tasks(val, max(how.episodes // 4, 1), 0)
@@ -415,7 +418,14 @@ def own_task(found: PhantomSet, organ: str) -> np.ndarray:
 
     Abdomen: which of :data:`MARKED` each pixel shows, int64 (P, 21, 21). Head: which finding, 0 for none, int64 (P,).
     Chest: whether there is one, int64 (P,).
+
+    Raises
+    ------
+    ValueError
+        When no picture shows the organ.
     """
+    if organ not in {plan.region for plan in found.plans}:
+        raise ValueError(f"none of {len(found.plans)} pictures shows the {organ}; draw more")
     of_kind = {kind: i for i, kind in enumerate(phantoms.KINDS, start=1)}
     labels = np.full((len(found.plans), *((LABELS, LABELS) if organ == "abdomen" else ())), -100, dtype=np.int64)
     for i, (plan, picture_id) in enumerate(zip(found.plans, _ids(found))):
