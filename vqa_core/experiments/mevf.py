@@ -464,7 +464,7 @@ def reconstruction_loss(model: VQAModel, pictures: Pictures) -> Tensor:
     return denoising.reconstruction(model.image_encoder.auto_encoder, pictures.large, noise=0.0) / len(pictures.large)
 
 
-def decoder_share(model: VQAModel, batch: Batch, weight: float = 0.001) -> dict[str, float]:
+def decoder_share(model: VQAModel, batch: Batch, weight: float = 0.001) -> dict[str, float | None]:
     """How much the published reconstruction loss would matter: two ratios of gradient norms on one batch.
 
     Returns
@@ -472,7 +472,8 @@ def decoder_share(model: VQAModel, batch: Batch, weight: float = 0.001) -> dict[
     dict
         ``encoder``: on the auto-encoder's convolutions, reconstruction to answers. Adamax takes no notice of a common
         scale, so this is by how much a step would turn. ``clipped``: the gradient of the decoder, which would come on
-        top, to that of the whole model, which is clipped.
+        top, to that of the whole model, which is clipped. None: the answers have no gradient there at all.
+        ``alive``: share of the auto-encoder's code that is not zero; at 0 it says nothing about any picture.
     """
     auto_encoder, parameters = model.image_encoder.auto_encoder, [p for p in model.parameters() if p.requires_grad]
     shared = [p for layer in (auto_encoder.conv1, auto_encoder.conv2, auto_encoder.conv3) for p in layer.parameters()]
@@ -485,10 +486,11 @@ def decoder_share(model: VQAModel, batch: Batch, weight: float = 0.001) -> dict[
 
     answers = answer_loss(model(*batch[:3]).logits, batch.answers)
     rebuilt = weight * reconstruction_loss(model, batch.pictures)
-    return {
-        "encoder": norm(rebuilt, shared) / norm(answers, shared),
-        "clipped": norm(rebuilt, own) / norm(answers, parameters),
-    }
+    below = {"encoder": norm(answers, shared), "clipped": norm(answers, parameters)}
+    above = {"encoder": norm(rebuilt, shared), "clipped": norm(rebuilt, own)}
+    with torch.no_grad():
+        alive = float((auto_encoder.code(batch.pictures.large) != 0).float().mean())
+    return {name: above[name] / below[name] if below[name] > 0 else None for name in above} | {"alive": alive}
 
 
 def train(model: VQAModel, questions: Questions, recipe: Recipe, seed: int) -> list[dict[str, float]]:
