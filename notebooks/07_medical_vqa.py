@@ -100,12 +100,13 @@ WANTED = {
     "phantoms": ("train>test",),
 }
 audited = audit.table(audits.values(), WANTED)
-chapter.table(
-    audited,
+chapter.figure(
+    drawing.audit_map(audited),
     "audit",
+    data=audited,
     records=audits.values(),
-    formats=dict.fromkeys(("mean", "low", "high"), ".1%"),
-    caption="What the audit finds: shares of test questions (pictures, sentences) with Wilson's interval; findings of zero are left out. SHAPES, SLAKE and all other pairs of splits: `python -m vqa_core audit NAME`.",
+    caption="What the audit finds: shares of test questions, test pictures or test sentences. The CSV has the counts and Wilson's intervals. SHAPES, SLAKE and all other pairs of splits: `python -m vqa_core audit NAME`.",
+    alt=f"A map of {audited['finding'].nunique()} findings for {audited.groupby(['data', 'splits']).ngroups} pairs of splits. The released split of VQA-RAD is dark in re-wordings, shared pictures and lookup.",
 )
 
 
@@ -313,12 +314,21 @@ chapter.table(
 overview = readout.overview(runs)
 
 # %% tags=["hide-input"]
-chapter.table(
-    overview[overview["metric"].isin(["all", "closed", "open"])].drop(columns="seeds").reset_index(drop=True),
+first = "vqa_rad" if rad_here else "phantoms"
+alone = overview[(overview["data"] == first) & (overview["metric"] == "all")].set_index("model")["mean"]
+lines = {"question alone": alone["question_only"], "lookup": alone["lookup"]}
+models = overview[(overview["data"] == first) & ~overview["model"].isin(readout.BASELINES)]
+models = models[models["metric"] == "all"].sort_values("mean", ascending=False)
+models = models.assign(row=models["model"].str.replace(".base", ""), group="all")
+
+# %% tags=["hide-input"]
+chapter.figure(
+    drawing.bars_with_rows(models, {"all": "all questions"}, f"accuracy, {medical.DATASETS[first]}", lines),
     "grid",
+    data=overview,
     records=runs,
-    formats=dict.fromkeys(("mean", "low", "high"), ".1%"),
-    caption="Every model of the grid, the baselines and the ceiling of reachable answers: accuracy with its interval over seeds and pictures, under the protocol that stands beside it.",
+    caption=f"Every model of the grid on {medical.DATASETS[first]} ({models['protocol'].iloc[0]}), sorted; intervals over seeds and pictures; dashed and dotted: baselines that see no picture. The CSV has all data sets, open and closed questions, ceilings, and the models without their picture.",
+    alt=f"A forest plot of {len(models)} models from {models['mean'].min():.0%} to {models['mean'].max():.0%}. Most intervals overlap each other and the line of the question alone.",
 )
 
 # %% [markdown]
@@ -327,10 +337,8 @@ chapter.table(
 # %% tags=["hide-input"]
 pair = "+".join(medical.PAIR)
 kinds = (*medical.INTERACTIONS, *medical.OTHER_FUSIONS)
-first = "vqa_rad" if rad_here else "phantoms"
 alike = overview[overview["model"].isin([f"{pair}.concat.{k}.base" for k in kinds]) & (overview["data"] == first)]
 alike = alike.assign(row=alike["model"].str.split(".").str[2], group=alike["metric"])
-base = overview[(overview["data"] == first) & (overview["metric"] == "all")].set_index("model")["mean"]
 
 # %% tags=["hide-input"]
 chapter.figure(
@@ -338,7 +346,7 @@ chapter.figure(
         alike[alike["metric"].isin(["open", "all", "closed"])],
         {"open": "open", "all": "all", "closed": "closed"},
         f"accuracy, {medical.DATASETS[first]}",
-        {"question alone": base["question_only"], "lookup": base["lookup"]},
+        lines,
     ),
     "interactions",
     data=alike,
@@ -387,6 +395,9 @@ chapter.table(
     formats=dict.fromkeys(("mean", "low", "high"), ".1%"),
     caption="Accuracy with the right picture, with no picture, with a wrong one, and with more noise.",
 )
+
+# %% [markdown]
+# A model that looks must lose when the picture is taken away, as all do on phantoms. Compare the rows of VQA-RAD.
 
 # %% tags=["hide-input"]
 tables = {d: readout.beats_baselines(runs, d) for d in medical.DATASETS}

@@ -46,14 +46,14 @@ FINDINGS = {
 
 #: Name of a metric → what it is called in tables.
 TITLES = {
-    "reworded_by_numbering": "questions re-worded in training (by numbering)",
-    "reworded_by_wording": "questions re-worded in training (by words)",
-    "same_picture_id": "pictures also trained on",
-    "near_duplicate_pictures": "pictures with a near-duplicate in training",
-    "repeated_sentences": "sentences also in training",
+    "reworded_by_numbering": "re-worded (by numbering)",
+    "reworded_by_wording": "re-worded (by words)",
+    "same_picture_id": "same pictures",
+    "near_duplicate_pictures": "near-duplicate pictures",
+    "repeated_sentences": "same sentences",
     "unreachable_answers": "answers not in training",
-    "lookup_accuracy": "right by lookup, no pixels",
-    "question_only_accuracy": "right from the question alone",
+    "lookup_accuracy": "right by lookup",
+    "question_only_accuracy": "right by the question alone",
 }
 
 

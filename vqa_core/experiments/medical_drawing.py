@@ -153,6 +153,34 @@ def heat_table(table: pd.DataFrame, rows: Sequence[str], columns: Sequence[str])
     return figure
 
 
+def audit_map(table: pd.DataFrame) -> Figure:
+    """Findings of an audit: a row for each pair of splits, a column for each finding; "–": none, or not sought.
+
+    Parameters
+    ----------
+    table
+        Columns data, splits, finding, mean.
+    """
+    rows = list(dict.fromkeys(zip(table["data"], table["splits"])))
+    columns = list(dict.fromkeys(table["finding"]))
+    found = table.set_index(["data", "splits", "finding"])["mean"].to_dict()
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.6 + 0.36 * len(rows)))
+    for i, (data, splits) in enumerate(rows):
+        for j, finding in enumerate(columns):
+            share = found.get((data, splits, finding))
+            if share is not None:
+                ax.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fc=PALETTE[0], alpha=0.7 * share, lw=0))
+            ax.text(j, i, "–" if share is None else f"{share:.1%}", ha="center", va="center", fontsize=9)
+    ax.set_xticks(range(len(columns)), [textwrap.fill(c, 11) for c in columns], fontsize=8)
+    ax.set_yticks(range(len(rows)), [textwrap.fill(f"{d}: {s}", 24) for d, s in rows], fontsize=8)
+    ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    ax.xaxis.tick_top()
+    ax.grid(visible=False)
+    ax.tick_params(length=0)
+    ax.spines[:].set_color(GRID["light"])
+    return figure
+
+
 def curve(table: pd.DataFrame, x: str, xlabel: str, ylabel: str = "accuracy") -> Figure:
     """One curve with a band; x logarithmic. Columns: x, mean, low, high."""
     figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
