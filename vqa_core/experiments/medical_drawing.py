@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vqa_core.data.phantoms import MODALITIES, REGIONS, PhantomSet
+from vqa_core.data.phantoms import PhantomSet
 from vqa_core.experiments.fusion_drawing import whiskers
 from vqa_core.figures import GRID, INK, MARKERS, PALETTE
 
@@ -44,24 +44,6 @@ def phantom_gallery(phantoms: PhantomSet, rows: Sequence[int]) -> Figure:
         below.text(0.5, 1, textwrap.fill(sample.question, 28), ha="center", va="top", fontsize=11)
         below.text(0.5, 0.04, sample.answer, ha="center", va="bottom", fontsize=12, weight="bold", color="#0a5c8a")
         below.axis("off")
-    return figure
-
-
-def views(phantoms: PhantomSet) -> Figure:
-    """One phantom for each region (rows) and modality (columns), whatever its plane."""
-    first: dict[tuple[str, str], int] = {}
-    for i, plan in enumerate(phantoms.plans):
-        first.setdefault((plan.region, plan.modality), i)
-    figure, axes = plt.subplots(len(REGIONS), len(MODALITIES), figsize=(WIDTH, 5.8))
-    for line, region in zip(axes, REGIONS):
-        for ax, modality in zip(line, MODALITIES):
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-            if (region, modality) in first:
-                ax.imshow(phantoms.images[first[region, modality]], cmap="gray", vmin=0, vmax=255)
-            if region == REGIONS[0]:
-                ax.set_title(modality, fontsize=10)
-        line[0].set_ylabel(region, fontsize=10)
     return figure
 
 
