@@ -7,15 +7,20 @@ import shutil
 
 import pytest
 
-from vqa_core.experiments import fusion, runner, scene_encoders
+from vqa_core.experiments import caption_encoder, fusion, runner, scene_encoders
+
+
+def _shrink_encoders(patch: pytest.MonkeyPatch) -> None:
+    encoders = scene_encoders.PROFILES["smoke"]
+    sizes = scene_encoders.SceneSizes(train=40, val=20, test=20, test_composition=20)
+    pictures = dataclasses.replace(encoders.pictures, epochs=40, batch_size=16)  # enough to see some objects
+    patch.setitem(scene_encoders.PROFILES, "smoke", dataclasses.replace(encoders, data=sizes, pictures=pictures))
 
 
 def _shrink(patch: pytest.MonkeyPatch) -> None:
     """Make profile ``smoke`` so small that it takes a second, and forget what was made at another size."""
-    encoders, fusions = scene_encoders.PROFILES["smoke"], fusion.PROFILES["smoke"]
-    sizes = scene_encoders.SceneSizes(train=40, val=20, test=20, test_composition=20)
-    pictures = dataclasses.replace(encoders.pictures, epochs=40, batch_size=16)  # enough to see some objects
-    patch.setitem(scene_encoders.PROFILES, "smoke", dataclasses.replace(encoders, data=sizes, pictures=pictures))
+    fusions = fusion.PROFILES["smoke"]
+    _shrink_encoders(patch)
     patch.setitem(fusion.PROFILES, "smoke", dataclasses.replace(fusions, dim=16, narrow=16, hidden=16))
     _forget()
 
@@ -23,6 +28,28 @@ def _shrink(patch: pytest.MonkeyPatch) -> None:
 def _forget() -> None:
     for made in (scene_encoders.scene_split, fusion.answer_vocabulary, fusion.feed_of):
         made.cache_clear()
+
+
+def _shrink_captions(patch: pytest.MonkeyPatch) -> None:
+    _shrink_encoders(patch)
+    _forget_captions()
+
+
+def _forget_captions() -> None:
+    for made in (scene_encoders.scene_split, caption_encoder.captioned, caption_encoder.matching_tokens):
+        made.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def shrink_captions():
+    """Function that makes profile ``smoke`` of the encoders take a second, and forgets what was made."""
+    return _shrink_captions
+
+
+@pytest.fixture(scope="session")
+def forget_captions():
+    """Function that forgets what experiment ``caption_encoder`` has in memory."""
+    return _forget_captions
 
 
 @pytest.fixture(scope="session")

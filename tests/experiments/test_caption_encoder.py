@@ -1,6 +1,5 @@
 """Experiment ``caption_encoder``: true sizes of the data, losses by their formulas, weights that are really loaded."""
 
-import dataclasses
 import json
 import math
 import shutil
@@ -23,40 +22,26 @@ SPLITS = ("train", "val", "test")
 WORDS = 11
 
 
-def shrink(patch):
-    """Make profile ``smoke`` of the picture encoder so small that it takes a second, and forget all that was made."""
-    config = scene_encoders.PROFILES["smoke"]
-    pictures = dataclasses.replace(config.pictures, epochs=40, batch_size=16)  # enough to see some objects
-    sizes = scene_encoders.SceneSizes(train=40, val=20, test=20, test_composition=20)
-    patch.setitem(scene_encoders.PROFILES, "smoke", dataclasses.replace(config, data=sizes, pictures=pictures))
-    forget()
-
-
-def forget():
-    for made in (scene_encoders.scene_split, ce.captioned, ce.matching_tokens):
-        made.cache_clear()
-
-
 @pytest.fixture(scope="module")
-def _made(tmp_path_factory):
+def _made(tmp_path_factory, shrink_captions, forget_captions):
     root = tmp_path_factory.mktemp("captions")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VQA_RESULTS", str(root))
-        shrink(patch)
+        shrink_captions(patch)
         runner.run_experiment("caption_encoder", "smoke", workers=1, progress=False)
-    forget()
+    forget_captions()
     return root
 
 
 @pytest.fixture
-def made(_made, tmp_path, monkeypatch):
+def made(_made, tmp_path, monkeypatch, shrink_captions, forget_captions):
     """A folder of results in which both encoders are trained (a copy); VQA_RESULTS points to it."""
     root = tmp_path / "results"
     shutil.copytree(_made, root)
     monkeypatch.setenv("VQA_RESULTS", str(root))
-    shrink(monkeypatch)
+    shrink_captions(monkeypatch)
     yield root
-    forget()
+    forget_captions()
 
 
 # ---------------------------------------------------------------------------------------------------------- the data

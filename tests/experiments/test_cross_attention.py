@@ -1,6 +1,5 @@
 """Experiment ``cross_attention``: splits, scores and defects are what they are called, a class of one's own runs."""
 
-import dataclasses
 import math
 import shutil
 import sys
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from vqa_core.__main__ import main
-from vqa_core.experiments import caption_encoder, runner, scene_encoders
+from vqa_core.experiments import caption_encoder, runner
 from vqa_core.experiments import cross_attention as ca
 from vqa_core.experiments.caption_encoder import CAPTIONS, MatchingTokens
 from vqa_core.experiments.cross_attention import BATCH, Gallery, Model, Recipe
@@ -22,42 +21,28 @@ from vqa_core.training.matching import Matcher
 every = pytest.mark.parametrize("version", VERSIONS)
 
 
-def shrink(patch):
-    """Make profile ``smoke`` of the picture encoder so small that it takes a second, and forget all that was made."""
-    config = scene_encoders.PROFILES["smoke"]
-    pictures = dataclasses.replace(config.pictures, epochs=40, batch_size=16)  # enough to see some objects
-    sizes = scene_encoders.SceneSizes(train=40, val=20, test=20, test_composition=20)
-    patch.setitem(scene_encoders.PROFILES, "smoke", dataclasses.replace(config, data=sizes, pictures=pictures))
-    forget()
-
-
-def forget():
-    for made in (scene_encoders.scene_split, caption_encoder.captioned, caption_encoder.matching_tokens):
-        made.cache_clear()
-
-
 @pytest.fixture(scope="module")
-def _made(tmp_path_factory):
+def _made(tmp_path_factory, shrink_captions, forget_captions):
     root = tmp_path_factory.mktemp("matching")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VQA_RESULTS", str(root))
-        shrink(patch)
+        shrink_captions(patch)
         runner.run_experiment("caption_encoder", "smoke", workers=1, progress=False)
         for split in ("train", "val", "test"):
             caption_encoder.matching_tokens("smoke", split)
-    forget()
+    forget_captions()
     return root
 
 
 @pytest.fixture
-def made(_made, tmp_path, monkeypatch):
+def made(_made, tmp_path, monkeypatch, shrink_captions, forget_captions):
     """A folder of results in which both encoders are trained (a copy); VQA_RESULTS points to it."""
     root = tmp_path / "results"
     shutil.copytree(_made, root)
     monkeypatch.setenv("VQA_RESULTS", str(root))
-    shrink(monkeypatch)
+    shrink_captions(monkeypatch)
     yield root
-    forget()
+    forget_captions()
 
 
 # --------------------------------------------------------------------------------------------------- splits and draws
