@@ -7,7 +7,7 @@ import re
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from book.pipeline import PROFILES, data_state, notebooks, parameters
+from book.pipeline import PROFILES, data_state, kept_state, notebooks, parameters
 from book.pipeline.prepare import refresh
 from book.pipeline.publish import forget_if_figures_changed, site_sources
 
@@ -56,7 +56,7 @@ rule notebook:
         fingerprint="build/fingerprints/notebook-{notebook}.json",
         results=lambda w: [f"results/{PROFILE}/{e}/index.json" for e in NOTEBOOKS[w.notebook]["experiments"]],
     output: f"{BUILD}/executed/{{notebook}}.ipynb"
-    params: values=lambda w: parameters(NOTEBOOKS[w.notebook], PROFILE), data=lambda w: data_state(NOTEBOOKS[w.notebook]["data"])
+    params: values=lambda w: parameters(NOTEBOOKS[w.notebook], PROFILE), data=lambda w: data_state(NOTEBOOKS[w.notebook]["data"]) | kept_state(NOTEBOOKS[w.notebook]["kept"], PROFILE)
     log: f"{BUILD}/logs/notebook-{{notebook}}.log"
     threads: 1
     resources: gpu=int(PROFILE == "gpu")

@@ -44,7 +44,7 @@ def write_if_changed(path: Path, content: str | bytes) -> bool:
 
 
 def notebooks(root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """What ``profiles.yml`` says of each notebook: ``experiments``, ``data`` and the overrides of each profile.
+    """What ``profiles.yml`` says of each notebook: ``experiments``, ``data``, ``kept``, overrides of each profile.
 
     Raises
     ------
@@ -59,10 +59,10 @@ def notebooks(root: Path = ROOT) -> dict[str, dict[str, Any]]:
             f"only present {sorted(present - declared.keys())}"
         )
     for name, entry in declared.items():
-        unknown = set(entry or {}) - {"experiments", "data", *PROFILES}
+        unknown = set(entry or {}) - {"experiments", "data", "kept", *PROFILES}
         if unknown:
             raise ValueError(f"profiles.yml: notebook {name} has unknown fields {sorted(unknown)}")
-    fields = {"experiments": [], "data": [], **{p: {} for p in PROFILES}}
+    fields = {"experiments": [], "data": [], "kept": [], **{p: {} for p in PROFILES}}
     return {name: {k: (entry or {}).get(k) or v for k, v in fields.items()} for name, entry in sorted(declared.items())}
 
 
@@ -74,6 +74,12 @@ def parameters(entry: dict[str, Any], profile: str) -> dict[str, Any]:
 def data_state(names: list[str]) -> dict[str, str]:
     """For each data set: a digest of its files' names and sizes under ``VQA_DATA``, or ``absent``."""
     return {name: _data_digest(os.environ.get("VQA_DATA", ""), name) for name in sorted(names)}
+
+
+def kept_state(names: list[str], profile: str, root: Path = ROOT) -> dict[str, str]:
+    """For each experiment whose records are kept in ``book/runs``: a digest of their names and sizes, or ``absent``."""
+    folder = str(root / "book/runs" / profile)
+    return {f"book/runs/{name}": _data_digest(folder, name) for name in sorted(names)}
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import sys
 import nbformat
 import pytest
 
+from book import pipeline
 from book.pipeline import notebooks, parameters, prepare
 
 
@@ -148,3 +149,14 @@ def test_requires_is_read_without_importing():
 def test_unknown_experiment_is_named():
     with pytest.raises(ValueError, match="alchemy"):
         prepare.experiment_hash("alchemy")
+
+
+def test_a_record_that_is_kept_reruns_the_notebook_that_reads_it(tmp_path):
+    before = pipeline.kept_state(["mevf"], "cpu", tmp_path)
+    assert before == {"book/runs/mevf": "absent"}
+    (tmp_path / "book/runs/cpu/mevf/ban.3064").mkdir(parents=True)
+    (tmp_path / "book/runs/cpu/mevf/ban.3064/seed0.json").write_text("{}")
+    pipeline._data_digest.cache_clear()
+    assert pipeline.kept_state(["mevf"], "cpu", tmp_path) != before
+    assert pipeline.kept_state(["mevf"], "gpu", tmp_path) == before
+    assert pipeline.notebooks()["07_medical_vqa"]["kept"] == ["mevf"]
