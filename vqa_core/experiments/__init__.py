@@ -42,6 +42,8 @@ EXPERIMENTS = {
     "medical_encoders": "vqa_core.experiments.medical_encoders",
     "medical": "vqa_core.experiments.medical",
     "mevf": "vqa_core.experiments.mevf",
+    "rejection_tokens": "vqa_core.experiments.rejection_tokens",
+    "rejection": "vqa_core.experiments.rejection",
 }
 
 
