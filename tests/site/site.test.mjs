@@ -76,7 +76,7 @@ async function violations(tab) {
 }
 
 test('the book has its pages', () => {
-  for (const page of ['index', 'how_to_read', 'claims', 'status', 'glossary', 'reproduce', 'bibliography']) {
+  for (const page of ['index', 'how_to_read', 'claims', 'status', 'glossary', 'audit', 'reproduce', 'bibliography']) {
     assert.ok(PAGES.includes(`book/${page}.html`), `${page} is missing`);
   }
   assert.ok(CHAPTERS.length >= 1, 'no chapter was built');
