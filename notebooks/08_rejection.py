@@ -42,6 +42,7 @@ from vqa_core.experiments import rejection as experiment
 from vqa_core.experiments import rejection_drawing as drawing
 from vqa_core.experiments import rejection_readout as readout
 from vqa_core.experiments import rejection_tokens
+from vqa_core.experiments.rejection_explorer import Answers, fragment
 from vqa_core.heads.bayes import BayesLinear
 
 figures.use_style()
@@ -55,6 +56,8 @@ tokens = experiments.load("rejection_tokens", profile)
 config = experiment.PROFILES[profile]
 DATASETS = {k: v for k, v in experiment.DATASETS.items() if any(r.spec.unit == k for r in tokens)}
 rad_here = "vqa_rad" in DATASETS
+
+# %% tags=["hide-input"]
 chapter.value("time.runs", len(runs))
 chapter.value("time.seconds", sum(r.seconds for r in [*runs, *tokens]), n=len(runs), of="runs")
 chapter.value("size.seeds", config.seeds)
@@ -132,6 +135,8 @@ with torch.no_grad():
     local = layer(at, samples=3).squeeze(-1).numpy()
 columns = {"x": line, "exact": at @ exact, "exact_sd": exact_sd, "learned": learned, "learned_sd": learned_sd}
 line_table = pd.DataFrame({k: v.numpy() for k, v in columns.items()})
+
+# %% tags=["hide-input"]
 should = precision.diagonal().rsqrt()  # the optimum of independent Gaussians
 chapter.value("line.sigma_ratio", float((layer.weight_sigma[0] / should).mean()), n=8, of="weights")
 chapter.value("line.sd_ratio", float((learned_sd / exact_sd).mean()), n=len(line), of="points")
@@ -255,6 +260,8 @@ material = rejection_tokens.material_of(profile, "phantoms")
 record = next(r for r in runs if r.spec.unit == "phantoms.full" and r.spec.seed == 0)
 about = material.details
 RULE = ("the most epistemic", "the most aleatoric", "the surest right one", "the surest wrong one")
+
+# %% tags=["hide-input"]
 picked = record.arrays["chosen"]
 titles = [f"{rule}: {about['questions'][i]}" for rule, i in zip(RULE, picked)]
 true = [about["true"][i] for i in picked]
@@ -263,10 +270,18 @@ spread = record.arrays["chosen_probabilities"]  # (S, 4, A)
 # %% tags=["hide-input"]
 quantiles = np.quantile(spread, [0.05, 0.5, 0.95], axis=0)  # (3, 4, A)
 rows = [
-    {"question": titles[q], "answer": a, "p05": quantiles[0, q, i], "median": quantiles[1, q, i], "p95": quantiles[2, q, i]}
+    {
+        "question": titles[q],
+        "answer": a,
+        "p05": quantiles[0, q, i],
+        "median": quantiles[1, q, i],
+        "p95": quantiles[2, q, i],
+    }
     for q in range(len(picked))
     for i, a in enumerate(about["answers"])
 ]
+
+# %% tags=["hide-input"]
 chapter.figure(
     drawing.posteriors(spread, titles, about["answers"], true),
     "posteriors",
@@ -365,6 +380,8 @@ chapter.figure(
 best = swept[swept["best"] == "yes"].iloc[0]
 chapter.value("sweep.sigma", f"{best['sigma']:g}")
 chapter.value("sweep.alpha", f"{best['alpha']:g}")
+
+# %% tags=["hide-input"]
 bound_nll = every[(every["data"] == "phantoms") & (every["metric"] == "nll")].set_index("method")
 for method in ("deterministic", "full", "bound"):
     chapter.value(f"nll.{method}", bound_nll.loc[method, ["mean", "low", "high", "n"]].to_dict(), of="questions")
@@ -423,6 +440,8 @@ chapter.figure(
 # %% tags=["hide-input"]
 gains = every[every["metric"] == "gain_80"].set_index(["data", "method"])
 at_80 = every[every["metric"].isin(["accuracy", "accuracy_80"])].set_index(["data", "method", "metric"])
+
+# %% tags=["hide-input"]
 apart = []
 for data in DATASETS:
     numbers = gains.loc[(data, "full"), ["mean", "low", "high", "n"]].to_dict()
@@ -554,10 +573,45 @@ chapter.table(
 # A coverage of zero means that nothing can be promised: on a small data set, or with a model that is not good enough, the honest threshold declines everything. That is not a failure of the rule.
 #
 # ### Move the threshold yourself
+#
+# The same as a figure that answers. The slider stops at every threshold that changes something.
+
+# %% tags=["hide-input"]
+SHOWN, PROMISE = 600, 0.3  # questions of the figure, and its promised risk
+heads = {m: experiment.METHODS[m] for m in ("deterministic", "full")}
+asked = pd.DataFrame({"question": about["questions"], "right": about["true"]})
+asked["picture"] = [f"phantom {i}" for i in readout.said(runs, "phantoms", "full").pictures]
+asked["group"] = np.where(readout.said(runs, "phantoms", "full").closed, "closed", "open")
+
+# %% tags=["hide-input"]
+models = {}
+for method, name in heads.items():
+    known, test = (readout.said(runs, "phantoms", method, part) for part in ("calibration", "test"))
+    first = next(r for r in runs if r.spec.unit == f"phantoms.{readout.HEAD_OF[method]}" and r.spec.seed == 0)
+    given = [about["answers"][i] for i in first.arrays[f"{method}.test.predicted"]]
+    threshold = rejection.sgr_threshold(known.errors[0], known.probability[0], PROMISE, delta)
+    models[name] = Answers(given[:SHOWN], test.errors[0, :SHOWN], test.probability[0, :SHOWN], threshold)
+
+# %% tags=["hide-input"]
+static = curves[(curves["data"] == "phantoms") & curves["method"].isin([*heads, "oracle", "random"])]
+explorer = fragment(asked.head(SHOWN), models, title="Decline questions about phantoms", max_risk=PROMISE, delta=delta)
+drawn_names = heads | {"oracle": "knows its errors", "random": "knows nothing"}
+fig = drawing.panels(
+    static, "data", DATASETS, "method", drawn_names, "coverage", "coverage", "accuracy of what is answered"
+)
+
+# %% tags=["hide-input"]
+chapter.figure(
+    fig,
+    "explorer",
+    data=static,
+    records=runs,
+    interactive=explorer,
+    caption="Move the threshold: what is answered, how often that is wrong, and which questions are declined (phantoms, seed 0, the first test questions; several are about one picture). The guaranteed threshold is that of SGR on the calibration questions. Without scripts, the curves of all seeds.",
+    alt="Curves of the accuracy of what is answered over coverage, for softmax and the Bayesian head on phantoms, between an oracle and declining at random.",
+)
 
 # %% [markdown]
-# INTERACTIVE
-#
 # ### What a doctor's time costs
 #
 # Let a wrong answer cost one, and asking a doctor a part of it. A threshold that is cheapest on the calibration questions then costs on the test questions:
@@ -566,6 +620,8 @@ chapter.table(
 prices = np.linspace(0.05, 0.6, 12).round(2)
 bill = readout.decisions(runs, ("deterministic", "full", "ensemble"), prices)
 names = {m: experiment.METHODS[m] for m in ("deterministic", "full", "ensemble")}
+
+# %% tags=["hide-input"]
 names |= {"never_ask": "never ask", "always_ask": "always ask"}
 chapter.figure(
     drawing.panels(
@@ -585,9 +641,13 @@ chapter.figure(
 
 # %% tags=["hide-input"]
 sets = readout.conformal_sets(runs)
+
+# %% tags=["hide-input"]
 some = sets[(sets["method"] == "full") & (sets["sets"] == "lac")]
 table = some.pivot_table(index=["data", "alpha"], columns="metric", values="mean", sort=False).reset_index()
 table = table.assign(singleton_risk=table["singleton_risk"].map(lambda v: "–" if pd.isna(v) else f"{v:.1%}"))
+
+# %% tags=["hide-input"]
 chapter.table(
     table[["data", "alpha", "covered", "size", "singletons", "singleton_risk"]],
     "sets",
@@ -609,6 +669,8 @@ TITLES |= {f"noise_{s:g}": f"noise, sd {s:g}" for s in rejection_tokens.PROFILES
 TITLES |= {f"severity_{s:g}": f"severity {s:g}" for s in rejection_tokens.PROFILES[profile].phantoms.severity}
 TITLES |= {"unseen": "unseen modality", "unanswerable": "unanswerable"}
 METRICS = {"accuracy": "accuracy", "coverage": "coverage", "risk": "risk of answers", "epistemic": "epistemic, nats"}
+
+# %% tags=["hide-input"]
 for data, promise in PROMISES.items():
     chapter.value(f"promise.{data}", f"{promise:.0%}")
 
