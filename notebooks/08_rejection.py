@@ -155,7 +155,7 @@ chapter.figure(
 )
 
 # %% [markdown]
-# The learned $\sigma_i$ are {val}`08_rejection.line.sigma_ratio:.2f} times what theory says that independent Gaussians should have, $\Lambda_{ii}^{-1/2}$; that is less than the true spread, because what is correlated in the posterior has been cut apart: the learned band has {val}`08_rejection.line.sd_ratio:.2f} of the width of the exact one, on average over the line.
+# The learned $\sigma_i$ are {val}`08_rejection.line.sigma_ratio:.2f` times what theory says that independent Gaussians should have, $\Lambda_{ii}^{-1/2}$; that is less than the true spread, because what is correlated in the posterior has been cut apart: the learned band has {val}`08_rejection.line.sd_ratio:.2f` of the width of the exact one, on average over the line.
 # This *mean-field* approximation is too sure of itself by construction. And whoever compares rows (a function over a line, the covariance of two answers) must draw weights, not pre-activations.
 #
 # ## The heads
@@ -645,11 +645,12 @@ sets = readout.conformal_sets(runs)
 # %% tags=["hide-input"]
 some = sets[(sets["method"] == "full") & (sets["sets"] == "lac")]
 table = some.pivot_table(index=["data", "alpha"], columns="metric", values="mean", sort=False).reset_index()
+table = table.reindex(columns=["data", "alpha", "covered", "size", "singletons", "singleton_risk"])
 table = table.assign(singleton_risk=table["singleton_risk"].map(lambda v: "–" if pd.isna(v) else f"{v:.1%}"))
 
 # %% tags=["hide-input"]
 chapter.table(
-    table[["data", "alpha", "covered", "size", "singletons", "singleton_risk"]],
+    table,
     "sets",
     records=runs,
     formats={"alpha": ".0%", "covered": ".1%", "size": ".1f", "singletons": ".1%"},
