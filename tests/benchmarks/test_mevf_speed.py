@@ -53,10 +53,10 @@ def test_beside_the_released_code(benchmark, fusion):
 
     def once() -> None:
         for name, rate in {
-            "released": lambda: _rate("released_mevf.py", folder, fusion, "8"),
-            "released, same allocator": lambda: _rate("released_mevf.py", folder, fusion, "8", **FRIENDLY),
-            "ours": lambda: _rate("our_mevf.py", fusion, "tuned", "16", processes=cores, **OURS),
-            "ours, frozen": lambda: _rate("our_mevf.py", fusion, "frozen", "60", processes=cores, **OURS),
+            "released": lambda: _rate("released_mevf.py", folder, fusion, "4"),
+            "released, same allocator": lambda: _rate("released_mevf.py", folder, fusion, "4", **FRIENDLY),
+            "ours": lambda: _rate("our_mevf.py", fusion, "tuned", "10", processes=cores, **OURS),
+            "ours, frozen": lambda: _rate("our_mevf.py", fusion, "frozen", "30", processes=cores, **OURS),
         }.items():
             rates.setdefault(name, []).append(rate())
 

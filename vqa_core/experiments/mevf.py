@@ -11,8 +11,9 @@ template re-wordings, and answers all 451 test questions; 308 of them are the fr
 
 What is left as in our modules, not as in the released code: an unknown word has its own symbol (there: the last word of
 the dictionary); padding has no influence (there: BAN and the LSTM read it); the learned word vectors start at random
-(there: as a tf-idf mixture of GloVe); SAN is that of Yang et al. 2016; BAN drops features at the input of its bilinear
-forms only. Where the hardware multiplies bf16, products are taken in it, weights and sums stay float32.
+(there: as a tf-idf mixture of GloVe); BAN drops features at the input of its bilinear forms only. SAN has the released
+form: with the tanh of Yang et al. 2016 it does not learn by this recipe. Where the hardware multiplies bf16, products
+are taken in it, weights and sums stay float32.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from vqa_core.encoders.tokens import Tokens
 from vqa_core.encoders.word_vectors import WordVectorText, embedding_matrix, read_mevf
 from vqa_core.experiments import Metric, Outcome, Spec
 from vqa_core.fusion.bilinear import BAN
-from vqa_core.fusion.stacked import SAN
+from vqa_core.fusion.stacked_linear import LinearSAN
 from vqa_core.heads.classifier import MLPHead
 from vqa_core.model import VQAModel
 from vqa_core.training.loop import NotFiniteError, pick_device
@@ -401,15 +402,14 @@ def weight_normalised(module: nn.Module) -> nn.Module:
 
 
 def fusion_of(model: Model, image_dim: int) -> nn.Module:
-    """BAN, weight-normalised as published, or SAN. In both the LSTM's states are used as they are, not projected."""
-    if model.fusion == "ban":
-        fusion = BAN(image_dim, model.dim, model.dim, model.glimpses, model.rank, dropout=0.2)
-    elif model.fusion == "san":
-        fusion = SAN(image_dim, model.dim, model.dim, model.stacks, dropout=0.5)
-    else:
+    """BAN, weight-normalised as published and on the LSTM's states as they are; or SAN in the released, linear form."""
+    if model.fusion == "san":
+        return LinearSAN(image_dim, model.dim, model.dim, model.stacks, dropout=0.5)
+    if model.fusion != "ban":
         raise ValueError(f"fusion is {model.fusion!r}, allowed are {', '.join(FUSIONS)}")
+    fusion = BAN(image_dim, model.dim, model.dim, model.glimpses, model.rank, dropout=0.2)
     fusion.text_projection = nn.Identity()
-    return weight_normalised(fusion) if model.fusion == "ban" else fusion
+    return weight_normalised(fusion)
 
 
 def build(model: Model, image_encoder: nn.Module, words: np.ndarray, answers: int) -> VQAModel:

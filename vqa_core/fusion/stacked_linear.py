@@ -45,9 +45,7 @@ class LinearSAN(nn.Module):
         self.pool = {"last": last_token, "mean": masked_mean}[choose("question", question, ("last", "mean"))]
         self.text_projection = nn.Linear(text_dim, out_dim)
         self.w_image = nn.ModuleList(nn.Linear(image_dim, out_dim, bias=False) for _ in range(stacks))
-        self.w_question = nn.ModuleList(
-            nn.Identity() if s == 0 else nn.Linear(out_dim, out_dim) for s in range(stacks)
-        )
+        self.w_question = nn.ModuleList(nn.Identity() if s == 0 else nn.Linear(out_dim, out_dim) for s in range(stacks))
         self.w_score = nn.ModuleList(nn.Linear(out_dim, 1, bias=False) for _ in range(stacks))
         self.dropout = nn.Dropout(dropout)
 
