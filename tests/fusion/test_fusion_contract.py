@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from vqa_core.fusion.bilinear import BAN
 from vqa_core.fusion.output import last_token, masked_mean, masked_softmax
 from vqa_core.fusion.stacked import SAN
+from vqa_core.fusion.stacked_linear import LinearSAN
 from vqa_core.fusion.stages import CrossAttentionReader, EarlyFusion, HybridFusion, LateFusion, TokenFusion
 from vqa_core.fusion.vector import (
     MFB,
@@ -45,6 +46,7 @@ SETS = {  # these see a set of image tokens
     **VECTOR,
     "san": lambda: SAN(IMAGE, TEXT, OUT),
     "san, mean": lambda: SAN(IMAGE, TEXT, OUT, stacks=3, question="mean"),
+    "linear san": lambda: LinearSAN(IMAGE, TEXT, OUT),
     "ban": lambda: BAN(IMAGE, TEXT, OUT),
     "late, mean": lambda: LateFusion(IMAGE, TEXT, OUT, rule="mean"),
     "late, vote": lambda: LateFusion(IMAGE, TEXT, OUT, rule="vote"),
@@ -225,6 +227,7 @@ def test_attention_shapes(make, shape, inputs):
     [
         lambda: MFB(IMAGE, TEXT, OUT, dropout=0.5),
         lambda: SAN(IMAGE, TEXT, OUT, dropout=0.5),
+        lambda: LinearSAN(IMAGE, TEXT, OUT, dropout=0.5),
         lambda: BAN(IMAGE, TEXT, OUT, dropout=0.5),
         lambda: EarlyFusion(IMAGE, TEXT, OUT, heads=2, dropout=0.5),
         lambda: CrossAttentionReader(IMAGE, TEXT, OUT, heads=2, dropout=0.5),
@@ -292,6 +295,7 @@ def test_masked_softmax_closed_form():
         lambda: LowRankTensorFusion(2, 2, 2, rank=0),
         lambda: SAN(2, 2, 2, stacks=0),
         lambda: SAN(2, 2, 2, question="first"),
+        lambda: LinearSAN(2, 2, 2, stacks=0),
         lambda: BAN(2, 2, 2, glimpses=0),
         lambda: EarlyFusion(2, 2, 2, heads=2, depth=0),
         lambda: EarlyFusion(2, 2, 2, heads=2, readout="class"),

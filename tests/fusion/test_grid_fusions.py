@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from vqa_core.fusion.bilinear import BAN
 from vqa_core.fusion.stacked import SAN
+from vqa_core.fusion.stacked_linear import LinearSAN
 
 
 def test_san_equations():
@@ -47,6 +48,33 @@ def test_san_is_a_sum_when_there_is_one_image_token():
     assert len(dead) == 3 * 4
     many = san(torch.randn(8, 49, 5), text).attention
     assert many.std() > 1e-4  # with a grid it is a choice
+
+
+def test_linear_san_equations():
+    san = LinearSAN(5, 4, 6, stacks=2)
+    image, text = torch.randn(2, 7, 5), torch.randn(2, 3, 4)
+    output = san(image, text)
+    for b in range(2):
+        u = san.text_projection(text[b, -1])
+        for s in range(2):
+            v = torch.stack([san.w_image[s].weight @ f for f in image[b]])
+            asked = san.w_question[s](u)
+            scores = torch.stack([san.w_score[s].weight[0] @ torch.tanh(vi + asked) for vi in v])
+            p = scores.exp() / scores.exp().sum()
+            u = sum(pi * vi for pi, vi in zip(p, v, strict=True)) + u
+            assert_close(output.attention[b, s, 0], p, rtol=1e-5, atol=1e-6)
+        assert_close(output.fused[b], u, rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_picture_adds_is_bounded_by_the_tanh_only():
+    linear, bounded = LinearSAN(5, 4, 6), SAN(5, 4, 6)
+    image, text = torch.randn(8, 1, 5), torch.randn(8, 3, 4)
+    added = [s(1000 * image, text).fused - s.text_projection(text[:, -1]) for s in (linear, bounded)]
+    assert_close(
+        added[0], 1000 * (linear(image, text).fused - linear.text_projection(text[:, -1])), rtol=1e-3, atol=0.1
+    )
+    assert added[0].abs().max() > 100
+    assert added[1].abs().max() <= 2 + 1e-5  # one for each stack: of a loud picture the signs are left
 
 
 def test_ban_equations():

@@ -33,7 +33,10 @@ def accuracy(records: list[Record], test: str = "308", part: str = "all") -> Int
 
 
 def table(records: Iterable[Record]) -> pd.DataFrame:
-    """Columns protocol (``"3064 → 308"``), model, metric (all, closed, open), mean, low, high, n, seeds."""
+    """Columns protocol (``"3064 → 308"``), model, metric (all, closed, open), mean, low, high, n, seeds, ceiling.
+
+    ``ceiling`` is the share of questions whose answer is among the training answers.
+    """
     import pandas as pd
 
     rows = []
@@ -42,7 +45,41 @@ def table(records: Iterable[Record]) -> pd.DataFrame:
         for test in TESTS:
             for part in ("all", "closed", "open"):
                 about = {"protocol": f"{train} → {test}", "model": ".".join([f"mevf+{model}", *rest]), "metric": part}
-                rows.append(about | row(accuracy(some, test, part)) | {"seeds": len(some)})
+                ceiling = some[0].arrays["reachable_test"][_rows(some[0], test, part)].mean()
+                rows.append(about | row(accuracy(some, test, part)) | {"seeds": len(some), "ceiling": float(ceiling)})
+    return pd.DataFrame(rows)
+
+
+def costs(records: Iterable[Record]) -> pd.DataFrame:
+    """What the runs cost, and what became of the auto-encoder.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns protocol, model, encoders (``fine-tuned`` or ``frozen``), processor_minutes (mean of a run),
+        per_second (training questions in a second of one core), alive_start, alive_end (share of the features of the
+        auto-encoder's code that are not zero, before and after training; ``"–"`` where it is frozen), seeds.
+    """
+    import pandas as pd
+
+    rows = []
+    for unit, some in by_unit(records).items():
+        model, train, *rest = unit.split(".")
+        speed = np.array([r.details["samples_per_processor_second"] for r in some])
+        questions = [len(r.details["history"]) * r.details["questions"]["train"] for r in some]
+        shares = [r.details["decoder_share"] for r in some if r.details["decoder_share"]]
+        alive = {w: float(np.mean([s[w]["alive"] for s in shares])) if shares else None for w in ("start", "end")}
+        rows.append(
+            {
+                "protocol": train,
+                "model": f"mevf+{model}",
+                "encoders": "frozen" if "frozen" in rest else "fine-tuned",
+                "processor_minutes": float(np.mean(np.array(questions) / speed)) / 60,
+                "per_second": float(speed.mean()),
+                **{f"alive_{w}": "–" if a is None else f"{a:.0%}" for w, a in alive.items()},
+                "seeds": len(some),
+            }
+        )
     return pd.DataFrame(rows)
 
 
