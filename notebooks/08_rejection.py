@@ -549,7 +549,8 @@ for rule in RULES:
 # Real questions are not drawn independently: several are about one picture. So the same on real models, with thresholds from one half of the pictures and judgement on the other:
 
 # %% tags=["hide-input"]
-promised = readout.promises(runs, "full")
+RISKS = {"scenes": (0.01, 0.02, 0.03), "phantoms": (0.05, 0.1, 0.2, 0.3), "vqa_rad": (0.1, 0.2, 0.3)}
+promised = readout.promises(runs, "full", RISKS)
 chapter.figure(
     drawing.broken(promised, "data", DATASETS, RULES, delta, "share of broken promises"),
     "promises",
@@ -689,6 +690,15 @@ for data, promise in PROMISES.items():
     display(drawn)
 
 # %% tags=["hide-input"]
+here = shifted.set_index(["data", "part", "metric"])["mean"]
+FAR = {"scenes": ("scenes", f"noise_{max(rejection_tokens.PROFILES[profile].scenes.noise):g}")}
+FAR |= {part: ("phantoms", part) for part in ("unseen", "unanswerable", "test")}
+for name, (data, part) in FAR.items():
+    for metric in ("coverage", "risk"):
+        number = here.get((data, part, metric))
+        chapter.value(f"far.{name}.{metric}", "none" if number is None else f"{number:.1%}")
+
+# %% tags=["hide-input"]
 found = readout.detection(runs, ("deterministic", "mc_dropout", "laplace", "full", "bound", "ensemble"))
 chapter.table(
     found.assign(method=found["method"].map(experiment.METHODS), score=found["score"].map(readout.SCORES)),
@@ -699,7 +709,9 @@ chapter.table(
 )
 
 # %% [markdown]
-# A risk to the right of the dashed line is a broken promise, and none of the uncertainties on this page warned of it in time. A question about an organ that is not in the picture is answered as readily as any other wherever the area above is near one half: a model that was never shown *I cannot see that* has no reason to doubt it.
+# A risk to the right of the dashed line is a broken promise. Under the strongest noise the scenes' model is wrong in {val}`08_rejection.far.scenes.risk` of what it still answers, and it still answers {val}`08_rejection.far.scenes.coverage` of the questions: its confidence has not noticed. On phantoms of an unseen modality the risk is {val}`08_rejection.far.unseen.risk` at a coverage of {val}`08_rejection.far.unseen.coverage`.
+#
+# Unanswerable questions are declined more often than others ({val}`08_rejection.far.unanswerable.coverage` are answered, of the test questions {val}`08_rejection.far.test.coverage`), but whatever is answered there is wrong. And the uncertainty that is named after ignorance is no help: where the area above is below one half, the epistemic part is *smaller* for questions that no picture can answer. The members agree, because all of them learned to say something.
 #
 # ## Ask, and be declined
 #

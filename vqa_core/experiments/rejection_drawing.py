@@ -253,7 +253,7 @@ def broken(
                 looks = {"color": PALETTE[k], "marker": MARKERS[k], "ls": "none", "ms": 5, "capsize": 2}
                 ax.errorbar(row["mean"], at, xerr=whiskers(row), **looks)
         ax.axvline(delta, color=INK["light"], ls="--", lw=1, marker="")
-        ax.set_yticks(range(len(promises)), [f"{p:.0%}" for p in promises])
+        ax.set_yticks(range(len(promises)), [f"{100 * p:g} %" for p in promises])
         ax.set(title=title, xlabel=xlabel, xlim=(-0.03, 1.03), ylim=(len(promises) - 0.5, -0.5))
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0, 0].set_ylabel("promised risk")

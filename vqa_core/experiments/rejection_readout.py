@@ -6,7 +6,7 @@ is named. Intervals are over seeds and pictures.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CLAIMS = ("B1a", "B1b", "B2", "B3", "B4", "B5", "B6a", "B6b")
 COVERAGE = 0.8  # of claim B5
-RESAMPLES = 500
+RESAMPLES = 250
 HEAD_OF = {method: head for head, methods in HEADS.items() for method in methods}
 SCORES = {
     "probability": "probability of the answer",
@@ -366,7 +366,7 @@ def pruning(records: Iterable[Record]) -> pd.DataFrame:
         for by in ("signal_to_noise", "magnitude") if some else ():
             values = np.stack([r.arrays[f"pruned.{by}"] for r in some])  # (S, K)
             for k, share in enumerate(PRUNED):
-                rows.append({"data": data, "by": by, "share": share, **row(mean_over_seeds(values[:, k]))})
+                rows.append({"data": data, "by": by, "share": share, **row(_share(mean_over_seeds(values[:, k])))})
     return pd.DataFrame(rows)
 
 
@@ -427,13 +427,14 @@ def simulated(records: Iterable[Record]) -> pd.DataFrame:
 def promises(
     records: Iterable[Record],
     method: str,
-    risks: Sequence[float] = (0.05, 0.1, 0.2, 0.3),
+    risks: Mapping[str, Sequence[float]],
     delta: float = 0.05,
     repeats: int = 40,
 ) -> pd.DataFrame:
     """The rules on real models: thresholds from one half of the pictures, judged on the other half.
 
-    The questions of calibration and test together are parted by pictures ``repeats`` times for each seed.
+    The questions of calibration and test together are parted by pictures ``repeats`` times for each seed; ``risks`` are
+    the promises for each data set.
 
     Returns
     -------
@@ -453,7 +454,7 @@ def promises(
         first = [i * 10**6 for i in range(len(parts))]  # parts number their pictures on their own
         pictures = np.concatenate([x.pictures + start for x, start in zip(parts, first)])
         halves = list(_halves(pictures, repeats))
-        for promise in risks:
+        for promise in risks[data]:
             for rule, threshold in RULES.items():
                 broken, coverage = np.zeros((len(errors), repeats)), np.zeros((len(errors), repeats))
                 for s, (e, c) in enumerate(zip(errors, confidence)):
