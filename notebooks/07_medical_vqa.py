@@ -245,7 +245,7 @@ chapter.table(
 
 # %% tags=["hide-input"]
 held = phantom_statistics.pictures(counted)
-kinds_held = held[(held["of"] == "finding") & (held["row"] != "none")].groupby("row")["pictures"].sum()
+kinds_held = held[(held["of"] == "finding") & (held["row"] != "no finding")].groupby("row")["pictures"].sum()
 chapter.figure(
     drawing.phantom_counts(held),
     "phantom_counts",

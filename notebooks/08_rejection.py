@@ -138,7 +138,7 @@ line_table = pd.DataFrame({k: v.numpy() for k, v in columns.items()})
 
 # %% tags=["hide-input"]
 should = precision.diagonal().rsqrt()  # the optimum of independent Gaussians
-chapter.value("line.sigma_ratio", float((layer.weight_sigma[0] / should).mean()), n=8, of="weights")
+chapter.value("line.sigma_ratio", float((layer.weight_sigma[0].detach() / should).mean()), n=8, of="weights")
 chapter.value("line.sd_ratio", float((learned_sd / exact_sd).mean()), n=len(line), of="points")
 
 # %% tags=["hide-input"]

@@ -668,7 +668,7 @@ def test_statistics_count_questions_and_pictures(pool):
     assert {m for m, _ in seen["view"].index} == set(MODALITIES)
     with_bleed = [p for p in pool.plans if any(f.kind == "bleed" for f in p.present)]
     assert seen["finding", "bleed"].sum() == len(with_bleed) > 0
-    assert seen["finding", "none"].sum() == sum(not p.present for p in pool.plans) > 0
+    assert seen["finding", "no finding"].sum() == sum(not p.present for p in pool.plans) > 0
 
 
 def test_statistics_of_the_unseen_modality_name_it_alone():

@@ -60,17 +60,17 @@ def pictures(data: phantoms.PhantomSet) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Columns ``of``, ``row``, ``column``, ``pictures``: how many pictures have the finding ``row`` in the body region
-        ``column`` (``of`` is ``"finding"``; ``row`` ``"none"`` has no finding at all), and how many have the modality
+        ``column`` (``of`` is ``"finding"``; those in row ``"no finding"`` have none), and how many have the modality
         ``row`` in the plane ``column`` (``of`` is ``"view"``). All combinations are there, with 0 too.
     """
     import pandas as pd
 
     views = Counter((p.modality, p.plane) for p in data.plans)
-    found = Counter((kind, p.region) for p in data.plans for kind in {f.kind for f in p.present} or {"none"})
+    found = Counter((kind, p.region) for p in data.plans for kind in {f.kind for f in p.present} or {"no finding"})
     modalities = [m for m in (*phantoms.MODALITIES, phantoms.UNSEEN_MODALITY) if any(m == v for v, _ in views)]
     rows = [
         ("finding", kind, region, found[kind, region])
-        for kind in (*phantoms.KINDS, "none")
+        for kind in (*phantoms.KINDS, "no finding")
         for region in phantoms.REGIONS
     ]
     rows += [("view", modality, plane, views[modality, plane]) for modality in modalities for plane in phantoms.PLANES]
