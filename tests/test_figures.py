@@ -103,6 +103,58 @@ def test_figure_writes_two_themes_data_and_provenance(chapter, tmp_path):
     assert "image/svg+xml" in shown._repr_mimebundle_()
 
 
+PART = "<div hidden><style>div { color: red; }</style><script>document.title;</script></div>"
+
+
+def test_interactive_part_stands_beside_the_drawing(chapter, tmp_path):
+    words = {"caption": "It falls.", "alt": f'{ALT} & "down"', "data": DATA}
+    for picture, kind in ((False, "image/svg+xml"), (True, "image/png")):
+        shown = chapter.figure(draw(), "cost_curve", interactive=PART, picture=picture, **words)
+        assert (tmp_path / "cost_curve.html").read_text() == PART
+        preview = shown._repr_mimebundle_()
+        assert preview["text/html"].startswith(
+            f'{PART}<img alt="{ALT} &amp; &quot;down&quot;" src="data:{kind};base64,'
+        )
+        assert kind in preview
+        assert preview[figures.MIME] == {"kind": "figure", "name": "cost_curve"}
+    assert "text/html" not in chapter.figure(draw(), "other", **words)._repr_mimebundle_()
+    assert not (tmp_path / "other.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        ("<p>See https://a.example/b.</p>", "a network address"),
+        ("<script>new WebSocket('wss://a.example')</script>", "a network address"),
+        ('<script src="plot.js"></script>', "a reference"),
+        ("<script\nsrc=//a.example/plot.js></script>", "a reference"),
+        ('<a href="other.html">other</a>', "a reference"),
+        ('<link rel="stylesheet">', "something that is loaded"),
+        ("<style>@import 'a.css';</style>", "something that is loaded"),
+        ("<style>p { background: url('a.png') }</style>", "something that is loaded"),
+        ("<script>fetch('a.json')</script>", "something that is loaded"),
+        ("<script>const a = await import('./a.js')</script>", "something that is loaded"),
+        ('<button onclick="f()">f</button>', "an inline handler"),
+        ('<script type="application/json">1<b></script><img src=x>', "a reference"),
+    ],
+)
+def test_interactive_part_is_whole_in_itself(chapter, tmp_path, inside, said):
+    part = f"<div hidden>{inside}</div>"
+    with pytest.raises(ValueError, match=f"cost_curve: the interactive part has {said}"):
+        chapter.figure(draw(), "cost_curve", caption="It falls.", alt=ALT, data=DATA, interactive=part)
+    assert not list(tmp_path.iterdir())
+
+
+def test_interactive_part_may_hold_data_names_and_marks():
+    allowed = (
+        '<svg xmlns="http://www.w3.org/2000/svg"><use href="#mark"/></svg><img alt="" src="data:image/png;base64,AA==">'
+        '<script type="application/json">["see http://a.example, fetch(x)"]</script>'
+        "<style>p { fill: url(#shade) }</style><script>for (let i = 0; i < 3; i += 1) f(i);</script>"
+    )
+    assert figures.fragment_problems(f"<div hidden>{allowed}</div>") == []
+    assert "give it `hidden`" in figures.fragment_problems(f"<div>{allowed}</div>")[0]
+
+
 def test_figure_is_the_same_bytes_every_time(chapter, tmp_path):
     def run():
         chapter.figure(draw(), "cost_curve", caption="It falls.", alt=ALT, data=DATA)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import html
 import json
 import math
 import re
@@ -132,7 +133,16 @@ class Chapter:
     # -- pictures and tables -------------------------------------------------------------------------------------
 
     def figure(
-        self, fig: Any, name: str, *, caption: str, alt: str, data: Any, records: Iterable = (), picture: bool = False
+        self,
+        fig: Any,
+        name: str,
+        *,
+        caption: str,
+        alt: str,
+        data: Any,
+        records: Iterable = (),
+        picture: bool = False,
+        interactive: str | None = None,
     ) -> Shown:
         """Save a matplotlib figure, its data and where it comes from.
 
@@ -153,16 +163,23 @@ class Chapter:
             Records of the runs behind it, for its provenance (specs, seeds, data).
         picture
             True for figures full of pixels: a PNG on white instead of two SVG files.
+        interactive
+            HTML that the page puts before the drawing, in the same figure: one element, hidden until its script runs
+            and then hides the ``img`` elements that follow it. So the drawing is seen without scripts and on paper.
+            See :func:`fragment_problems` for what it may not hold.
 
         Raises
         ------
         ValueError
-            A name, alt text or table that does not meet the above, or a table with NaN or infinity.
+            A name, alt text, table or HTML that does not meet the above, or a table with NaN or infinity.
         """
         import matplotlib.pyplot as plt
 
         self._check_name(name)
         _check_alt(alt, caption)
+        problems = fragment_problems(interactive) if interactive is not None else []
+        if problems:
+            raise ValueError(f"{name}: the interactive part has {'; '.join(problems)}")
         table = _checked_table(data, name)
         if self.profile == "smoke":
             fig.text(0.5, 0.5, "smoke", fontsize=48, alpha=0.3, rotation=25, ha="center", va="center", color="#808080")
@@ -177,6 +194,9 @@ class Chapter:
             _write(self.folder / f"{name}.dark.svg", dark)
             preview = {"image/svg+xml": light}
         plt.close(fig)
+        if interactive is not None:
+            _write(self.folder / f"{name}.html", interactive)
+            preview["text/html"] = interactive + _image(preview, alt)
         self._write_table(name, table, records, kind="figure", picture=picture, caption=caption, alt=alt)
         return Shown("figure", name, alt, preview)
 
@@ -198,8 +218,8 @@ class Chapter:
         if unknown:
             raise ValueError(f"formats name {sorted(unknown)}; the columns are {list(table.columns)}")
         self._write_table(name, table, records, kind="table", caption=caption, formats=dict(formats or {}))
-        html = table.to_html(index=False, float_format="%.3g", border=0)
-        return Shown("table", name, caption, {"text/html": html})
+        preview = {"text/html": table.to_html(index=False, float_format="%.3g", border=0)}
+        return Shown("table", name, caption, preview)
 
     # -- numbers -------------------------------------------------------------------------------------------------
 
@@ -352,6 +372,53 @@ def _png(fig: Any) -> bytes:
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=150, facecolor="white", transparent=False, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _image(preview: Mapping[str, str], alt: str) -> str:
+    """The drawing as an ``img`` element that holds it, for JupyterLab."""
+    ((kind, content),) = preview.items()
+    content = content if kind == "image/png" else base64.b64encode(content.encode()).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:{kind};base64,{content}">'
+
+
+#: What an interactive part may not hold (pattern) and how to do without it.
+FORBIDDEN = {
+    "a network address": (r"(?:https?|wss?|ftp)://(?!www\.w3\.org/)[^\s\"'<>]*", "take it out"),  # XML names are none
+    "a reference": (
+        r"<[a-z][^<>]*\s(?:src|srcset|href|xlink:href|data|poster|action)\s*=\s*[\"']?(?!data:|#)[^\s\"'>]+",
+        "write what it names into the fragment",
+    ),
+    "something that is loaded": (
+        r"<(?:link|base|i?frame|object|embed)\b|@import\b|\burl\((?!\s*[\"']?(?:data:|#))[^)]*"
+        r"|\b(?:fetch|import|importScripts|sendBeacon)\s*\(|\b(?:XMLHttpRequest|WebSocket|EventSource)\b",
+        "write it into the fragment",
+    ),
+    "an inline handler": (r"<[a-z][^<>]*\son[a-z]+\s*=[^<>]*|\bjavascript:[^\s\"']*", "use addEventListener"),
+}
+DATA_BLOCK = re.compile(r'(<script type="application/json">)[^<]*(</script>)')  # without "<" nothing gets out of it
+
+
+def fragment_problems(fragment: str) -> list[str]:
+    """Why some HTML may not be the interactive part of a figure; empty when it may.
+
+    Parameters
+    ----------
+    fragment
+        HTML that holds its style and script; the texts of ``<script type="application/json">`` are not looked at.
+
+    Examples
+    --------
+    >>> fragment_problems("<p hidden>whole in itself</p>")
+    []
+    >>> fragment_problems("<p hidden><script src=plot.js></script></p>")
+    ["a reference ('<script src=plot.js'): write what it names into the fragment"]
+    """
+    code = DATA_BLOCK.sub(r"\1\2", fragment)
+    found = [(what, re.search(pattern, code, re.IGNORECASE), remedy) for what, (pattern, remedy) in FORBIDDEN.items()]
+    problems = [f"{what} ({match[0][:60]!r}): {remedy}" for what, match, remedy in found if match]
+    if not re.match(r"\s*<[a-z]+[^<>]*\shidden(?=[\s=>])", code):
+        problems.append(f"a first element that is seen without its script ({code[:60]!r}): give it `hidden`")
+    return problems
 
 
 def _provenance(records: Iterable) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 ``{status}`` reads ``figures/status.json``: profile, revision, dirty, built_at, and the list ``notebooks`` of name,
 executed, seconds, peak_mb, profile, revision, dirty, executed_at, experiments (name → seconds, peak_mb) and stale (the
 reasons; empty when fresh). ``{chapters}`` reads the whole table of contents, ``book/_toc.yml``; its body is YAML,
-notebook → one sentence. A chapter that the build does not hold is marked as planned.
+notebook → one sentence. A chapter that the build does not hold is marked as planned. ``{chapter}`7``` is a
+link to a chapter by its number.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,14 @@ class ChaptersDirective(SphinxDirective):
         return [items]
 
 
+class ChapterRole(SphinxRole):
+    """``{chapter}`7```: a link to a chapter, or its title marked as planned where the build does not hold it."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        self.env.note_dependency(self.config.book_toc)
+        return [chapter_link(self.env, int(self.text))], []
+
+
 def announce_smoke(app: Sphinx, config: Config) -> None:
     """Put a banner on every page of a smoke build, so that nobody takes its numbers for results."""
     path = Path(app.srcdir, config.status_file)
@@ -153,6 +162,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("config-inited", announce_smoke)
     app.add_config_value("status_file", "figures/status.json", "env", str)
     app.add_config_value("book_toc", "book/_toc.yml", "env", str)
+    app.add_role("chapter", ChapterRole())
     app.add_directive("status", StatusDirective)
     app.add_directive("chapters", ChaptersDirective)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

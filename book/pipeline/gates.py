@@ -85,6 +85,13 @@ def broken_csv(folder: Path) -> list[str]:
     return problems
 
 
+def network(folder: Path) -> list[str]:
+    """No interactive part of a figure loads anything, or is seen where no script runs."""
+    from vqa_core.figures import fragment_problems
+
+    return [f"{p.name}: {x}" for p in sorted(folder.glob("*.html")) for x in fragment_problems(p.read_text("utf-8"))]
+
+
 def shown_once(names: list[tuple[str, str]], folder: Path) -> list[str]:
     """Every figure and table that was saved is shown on the page, once."""
     saved = {p.stem for p in folder.glob("*.json")} - {"values", "claims"}

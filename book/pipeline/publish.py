@@ -92,7 +92,7 @@ def publish_figures(chapter: str, profile: str, stamp: dict[str, Any], root: Pat
         keep.add(path.name)
         if path.suffix == ".json" and path.stem not in ("values", "claims"):
             about = load(path) | {"made_from": {k: stamp[k] for k in MADE_FROM}}
-            pictures = sorted(p for p in made.glob(f"{path.stem}.*") if p.suffix in (".svg", ".png"))
+            pictures = sorted(p for p in made.glob(f"{path.stem}.*") if p.suffix in (".svg", ".png", ".html"))
             about["pictures_sha256"] = {p.name: digest(p.read_bytes()) for p in pictures}
             old = load(target / path.name, {})
             same = {k: v for k, v in old.items() if k not in VOLATILE} == {
@@ -301,7 +301,7 @@ def publish(profile: str, executed: list[str], log: Path, root: Path = ROOT) -> 
         shown = [s for c in page.cells for s in weave.shown(c)]
         allowed = PUBLISHED if profile in PUBLISHED else (profile,)
         found = gates.notebook(page, root) + gates.broken_csv(made) + gates.shown_once(shown, made)
-        found += gates.profile_of_figures(made, allowed)
+        found += gates.network(made) + gates.profile_of_figures(made, allowed)
         if page.metadata["vqa"]["profile"] not in allowed:
             found.append(f"executed with profile {page.metadata['vqa']['profile']}")
         problems += [f"{name}: {p}" for p in found]

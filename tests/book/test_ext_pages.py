@@ -1,4 +1,4 @@
-"""The book's Sphinx extensions: bound values, the ledger, the status page, chapter numbers, dark figures.
+"""The book's Sphinx extensions: bound values, the ledger, the status page, chapter numbers, figures with a twin.
 
 Each is tried in a small project that is built by Sphinx itself, with warnings as errors.
 """
@@ -103,7 +103,8 @@ A caption.
 """
 PAGES = {"index": INDEX, "notebooks/03_fusion": CHAPTER, "book/claims": "# Ledger\n\n```{claims}\n```\n"}
 CONF = """
-extensions = ["myst_parser", "bound", "ledger", "build_status", "chapter_numbers", "dark_figures"]
+extensions = ["myst_parser", "bound", "ledger", "build_status", "chapter_numbers"]
+extensions += ["dark_figures", "interactive_figures"]
 html_theme = "basic"
 numfig = True
 exclude_patterns = ["html"]
@@ -231,7 +232,7 @@ def test_incremental_build_refreshes_every_page_that_quotes(project):
     assert (source / "html" / "c.html").stat().st_mtime_ns == untouched
 
 
-# -- {verdict}, {claims}, {verdict-counts}, {status}, {chapters}, numbers, dark figures
+# -- {verdict}, {claims}, {verdict-counts}, {status}, {chapters}, numbers, dark and interactive figures
 
 
 def write(folder: Path, claims: list[dict], pages: dict[str, str] = PAGES) -> Path:
@@ -352,6 +353,23 @@ def test_a_chapter_keeps_its_number(book):
     assert re.search(r'<span class="section-number">3\. </span>', page)
     assert "Fig. 3.1" in page
     assert ">3. Fusion methods</a>" in html(book, "index")
+
+
+def test_interactive_part_stands_in_its_figure_and_is_read_again(tmp_path):
+    (tmp_path / "conf.py").write_text(CONF)
+    part = '<div class="part" hidden><script type="application/json">{"a_b": "*c*"}</script></div>'
+    page = "# A\n\n```{figure} /a.svg\n:name: fig-a\n:alt: A dot.\nA caption.\n```\n"
+    for name, text in {"index.md": page, "a.svg": SVG, "a.dark.svg": SVG}.items():
+        (tmp_path / name).write_text(text)
+    for content in (part, part.replace("*c*", "*d*")):
+        (tmp_path / "a.html").write_text(content)
+        assert build(tmp_path).returncode == 0
+        figure = html(tmp_path, "index").partition("<figure")[2].partition("</figure>")[0]
+        assert figure.index(content) < figure.index("<img") < figure.index("<figcaption")
+        assert figure.count("<img") == 2
+    (tmp_path / "a.html").unlink()
+    assert build(tmp_path).returncode == 0
+    assert "part" not in html(tmp_path, "index").partition("<figure")[2].partition("</figure>")[0]
 
 
 def test_dark_twin_stands_beside_its_figure(book):

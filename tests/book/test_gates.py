@@ -107,6 +107,15 @@ def test_no_hole_in_the_data_of_a_figure(tmp_path, field):
     assert gates.broken_csv(tmp_path) == [f"bad.csv, line 2: {field!r}"]
 
 
+def test_interactive_part_loads_nothing(tmp_path):
+    (tmp_path / "curve.html").write_text("<div hidden><script>draw()</script></div>")
+    assert gates.network(tmp_path) == []
+    (tmp_path / "curve.html").write_text('<div hidden><script src="https://a.example/plot.js"></script></div>')
+    said = "\n".join(gates.network(tmp_path))
+    assert "curve.html: a network address ('https://a.example/plot.js')" in said
+    assert "curve.html: a reference" in said
+
+
 def test_every_figure_is_shown_once(tmp_path):
     for name in ("curve", "values", "claims"):
         (tmp_path / f"{name}.json").write_text("{}")
@@ -190,6 +199,14 @@ def plant_lost_figure(nb):
 def test_defect_publishes_nothing(executed, site, defect, said):
     change(executed, defect)
     with pytest.raises(publish.GateError, match=said):
+        run(executed)
+    assert not site
+    assert not list((executed / "figures").iterdir())
+
+
+def test_interactive_part_with_a_network_address_is_not_published(executed, site):
+    (executed / "build/cpu/figures/01_tiny/curve.html").write_text('<p hidden><img src="//a.example/x.png"></p>')
+    with pytest.raises(publish.GateError, match=r"01_tiny: curve\.html: a reference"):
         run(executed)
     assert not site
     assert not list((executed / "figures").iterdir())

@@ -169,6 +169,24 @@ def test_cells_must_match(executed):
         weave.merge(full, done)
 
 
+def test_interactive_part_is_published_checked_and_gone_with_its_figure(executed):
+    made = executed / "build/cpu/figures/01_tiny/curve.html"
+    made.write_text("<p hidden>move it</p>")
+    run(executed)
+    published = executed / "figures/01_tiny/curve.html"
+    assert published.read_bytes() == made.read_bytes()
+    assert (executed / "build/cpu/book_src/figures/01_tiny/curve.html").read_bytes() == made.read_bytes()
+    assert stale(executed) == []
+    published.write_text("<p hidden>moved</p>")
+    assert stale(executed) == ["figures/01_tiny/curve: curve.html was altered after the run"]
+    published.unlink()
+    assert stale(executed) == ["figures/01_tiny/curve: curve.html is missing"]
+    made.unlink()
+    run(executed)
+    assert stale(executed) == []
+    assert not (executed / "build/cpu/book_src/figures/01_tiny/curve.html").exists()
+
+
 # -- make check ------------------------------------------------------------------------------------------------------
 
 

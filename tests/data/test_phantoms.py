@@ -24,6 +24,7 @@ from vqa_core.data.phantoms import (
     UNSEEN_MODALITY,
     Plan,
     generate,
+    statistics,
 )
 from vqa_core.data.phantoms.anatomy import TABLE, visible_organs
 from vqa_core.data.phantoms.plan import draw_finding, draw_plan, hosts
@@ -646,3 +647,30 @@ def test_unknown_split_picture_and_family_are_named(pool):
         pool.picture("phantom-9-000000")
     with pytest.raises(ValueError, match="no question of family 'COLOUR'"):
         pool.chance("COLOUR")
+
+
+# ------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_statistics_count_questions_and_pictures(pool):
+    by = statistics.categories(pool).set_index("category")
+    assert list(by.index) == list(pool.families)
+    assert by["questions"].sum() == len(pool)
+    plane = [s for s in pool if s.family == "PLANE"]
+    assert by.loc["PLANE", "closed"] == pytest.approx(sum(s.kind == "closed" for s in plane) / len(plane))
+    assert by.loc["PLANE", "answers"] == len({s.answer for s in plane})
+    assert by.loc["PLANE", "commonest"] == max(Counter(s.answer for s in plane).values()) / len(plane)
+    assert by.loc["PLANE", "words"] == pool.chance("PLANE")
+
+    seen = statistics.pictures(pool).set_index(["of", "row", "column"])["pictures"]
+    assert seen["view"].sum() == len(pool.plans)
+    assert seen["view", "xray", "axial"] == 0
+    assert {m for m, _ in seen["view"].index} == set(MODALITIES)
+    with_bleed = [p for p in pool.plans if any(f.kind == "bleed" for f in p.present)]
+    assert seen["finding", "bleed"].sum() == len(with_bleed) > 0
+    assert seen["finding", "none"].sum() == sum(not p.present for p in pool.plans) > 0
+
+
+def test_statistics_of_the_unseen_modality_name_it_alone():
+    seen = statistics.pictures(generate(4, unseen=True, size=48))
+    assert set(seen[seen["of"] == "view"]["row"]) == {UNSEEN_MODALITY}

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from vqa_core.evaluation import leakage
-from vqa_core.experiments import audit
+from vqa_core.experiments import audit, medical_readout
 from vqa_core.experiments.runner import run_spec
 
 
@@ -65,3 +65,17 @@ def test_the_table_has_what_was_asked_for_and_no_zeros(no_data):
     assert found["low"] <= found["mean"] <= found["high"]
     assert (table["count"] > 0).all()
     assert "same pictures" not in set(table["finding"])  # splits of scenes share none
+
+
+def test_the_whole_table_has_every_pair_and_zeros(no_data):
+    (spec,) = [s for s in audit.specs("smoke") if s.unit == "scenes"]
+    record = run_spec(replace(spec, data=replace(spec.data, n=12)), "code", no_data / "results")
+    table = medical_readout.audit_table([record])
+    assert len(table) == len(record.metrics)
+    assert set(table["splits"]) == {" → ".join(pair) for pair in record.details["pairs"]}
+    assert set(table["finding"]) <= set(medical_readout.FINDINGS.values())
+    (shared,) = table[(table["splits"] == "train → val") & (table["finding"] == "same pictures")].to_dict("records")
+    assert (shared["count"], shared["mean"]) == (0, 0)
+    assert 0 < shared["high"] < 1
+    part = audit.table([record], {"scenes": ["train>val"]})  # what the figure of the chapter shows
+    assert set(part["finding"]) <= set(table["finding"])

@@ -53,6 +53,16 @@ def test_an_audit_without_a_finding_shows_a_dash():
     assert [t.get_text() for t in ax.texts] == ["50.0%", "–", "–", "25.0%"]
 
 
+def test_counts_of_phantoms_stand_in_their_cells():
+    rows = [("finding", "mass", "head", 3), ("finding", "mass", "chest", 0)]
+    table = pd.DataFrame([*rows, ("view", "ct", "axial", 1200)], columns=["of", "row", "column", "pictures"])
+    findings, views = drawing.phantom_counts(table).axes
+    assert [t.get_text() for t in findings.texts] == ["3", "–"]
+    assert [t.get_text() for t in views.texts] == ["1,200"]
+    assert [t.get_text() for t in findings.get_xticklabels()] == ["head", "chest"]
+    assert [p.get_alpha() for p in findings.patches] == [0.65, 0.0]
+
+
 def test_adaptation_draws_both_starts_and_chance():
     table = pd.DataFrame([interval(0.2 + 0.1 * k, start=s, step=k) for s in ("maml", "scratch") for k in range(3)])
     (ax,) = drawing.adaptation(table, 0.2).axes

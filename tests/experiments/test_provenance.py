@@ -69,3 +69,14 @@ def test_git_state_outside_a_checkout(tmp_path):
 def test_hardware_and_versions_are_filled():
     assert provenance.hardware()["cores"] >= 1
     assert provenance.versions()["torch"]
+
+
+def test_script_beside_a_module_is_part_of_its_code(monkeypatch, tmp_path):
+    (tmp_path / "__init__.py").write_text("")
+    (tmp_path / "page.py").write_text("x = 1\n")
+    monkeypatch.setattr(provenance, "PACKAGE_ROOT", tmp_path)
+    hashes = [provenance.code_hash(["vqa_core.page"])]
+    for text in ("one();\n", "two();  // changed\n"):
+        (tmp_path / "page.js").write_text(text)
+        hashes.append(provenance.code_hash(["vqa_core.page"]))
+    assert len(set(hashes)) == 3

@@ -76,7 +76,7 @@ async function violations(tab) {
 }
 
 test('the book has its pages', () => {
-  for (const page of ['index', 'how_to_read', 'claims', 'status', 'glossary', 'reproduce', 'bibliography']) {
+  for (const page of ['index', 'how_to_read', 'claims', 'status', 'glossary', 'audit', 'reproduce', 'bibliography']) {
     assert.ok(PAGES.includes(`book/${page}.html`), `${page} is missing`);
   }
   assert.ok(CHAPTERS.length >= 1, 'no chapter was built');
@@ -117,6 +117,29 @@ for (const page of PAGES) {
     const excess = await tab.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     assert.ok(excess <= 1, `${excess} pixels too wide for a phone`);
     await context.close();
+  });
+}
+
+for (const page of CHAPTERS.filter((chapter) => source(chapter).includes('class="rejection-explorer"'))) {
+  test(`${page}: the explorer answers to the keyboard, and its drawing stands for it without scripts`, async () => {
+    const { context, tab } = await open(page);
+    const explorer = tab.locator('figure .rejection-explorer').first();
+    const coverage = () => explorer.locator('[data-part="coverage"]').textContent();
+    await explorer.locator('[data-part="slider"]').focus();
+    await tab.keyboard.press('Home');
+    assert.equal(await coverage(), '100.0\u00a0%');
+    await tab.keyboard.press('End');
+    assert.equal(await coverage(), '0.0\u00a0%');
+    assert.ok(await explorer.locator('[data-part="list"] li').count() >= 1);
+    const drawings = 'figure:has(.rejection-explorer) > img';
+    assert.equal(await tab.locator(`${drawings}:visible`).count(), 0);
+    await context.close();
+    const plain = await browser.newContext({ javaScriptEnabled: false });
+    const still = await plain.newPage();
+    await still.goto(base + page);
+    assert.ok(await still.locator(`${drawings}:visible`).count() >= 1, 'no drawing without scripts');
+    assert.ok(await still.locator('.rejection-explorer').first().isHidden());
+    await plain.close();
   });
 }
 

@@ -345,15 +345,15 @@ class CurveBand(NamedTuple):
     level: float
 
 
-class PairedRejection(NamedTuple):
-    """Two models (or two scores) on the same questions, a − b; negative is in favour of ``a``.
+class RejectionBands(NamedTuple):
+    """A risk–coverage curve and its areas; or differences a − b of two models, where negative is in favour of ``a``.
 
     Attributes
     ----------
     risk
-        Difference of the selective risks over coverage.
+        Selective risk over coverage.
     aurc, augrc
-        Differences of the areas.
+        The areas.
     """
 
     risk: CurveBand
@@ -404,7 +404,7 @@ def paired_curves(
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-) -> PairedRejection:
+) -> RejectionBands:
     """Differences a − b with bands; each resample draws the same questions for both.
 
     Two bands that overlap say little; a band of the difference that leaves 0 out is evidence.
@@ -420,7 +420,86 @@ def paired_curves(
     seen = differences(np.ones(a.n, int))
     draws = np.array([differences(w) for w in _multiplicities(a.n, groups, resamples, seed)])  # (R, K + 2)
     areas = (_interval(seen[i], draws[:, i], a.n, level, groups) for i in (-2, -1))
-    return PairedRejection(_band(share, seen[:-2], draws[:, :-2], a.n, level), *areas)
+    return RejectionBands(_band(share, seen[:-2], draws[:, :-2], a.n, level), *areas)
+
+
+def bands_over_seeds(
+    errors: np.ndarray,
+    confidence: np.ndarray,
+    minus: tuple[np.ndarray, np.ndarray] | None = None,
+    groups: Sequence | None = None,
+    coverages: Sequence[float] | np.ndarray = COVERAGES,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> RejectionBands:
+    """The mean curve of models of several training seeds on the same questions, with bands over seeds and questions.
+
+    Parameters
+    ----------
+    errors, confidence
+        (S, n): row s of training seed s.
+    minus
+        Errors and confidences (S, n) of another model with the same seeds, whose curves are subtracted.
+    groups
+        (n,) picture ids; whole pictures are drawn.
+
+    Notes
+    -----
+    The two sources are joined as in :func:`~vqa_core.evaluation.statistics.seeds_and_questions`: pictures are
+    resampled, and the seeds' error is drawn from the t distribution with S − 1 degrees of freedom, times s/√S.
+    """
+    share = _coverages(coverages)
+
+    def measure(ranked: _Ranked, w: np.ndarray) -> np.ndarray:
+        return np.append(ranked.risk(w, share * w.sum()), [ranked.aurc(w), ranked.augrc(w)])  # (K + 2,)
+
+    seen, draws = _over_seeds(errors, confidence, minus, measure, groups, resamples, seed)  # (K + 2,), (R, K + 2)
+    if minus is None:
+        draws = draws.clip(0, 1)
+    n = np.shape(errors)[1]
+    areas = (_interval(seen[i], draws[:, i], n, level, groups) for i in (-2, -1))
+    return RejectionBands(_band(share, seen[:-2], draws[:, :-2], n, level), *areas)
+
+
+def gain_over_seeds(
+    errors: np.ndarray,
+    confidence: np.ndarray,
+    coverage: float,
+    groups: Sequence | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Accuracy at a coverage minus accuracy of all; parameters as of :func:`bands_over_seeds`."""
+    share = _coverages([coverage, 1.0])
+
+    def measure(ranked: _Ranked, w: np.ndarray) -> np.ndarray:
+        some, every = ranked.risk(w, share * w.sum())
+        return np.array([every - some])
+
+    seen, draws = _over_seeds(errors, confidence, None, measure, groups, resamples, seed)  # (1,), (R, 1)
+    return _interval(seen[0], draws[:, 0], np.shape(errors)[1], level, groups)
+
+
+def _over_seeds(errors, confidence, minus, measure, groups, resamples, seed) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of a measure over seeds (K,) and its resamples (R, K)."""
+    shapes = {np.shape(x) for x in (errors, confidence, *(minus or ()))}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise ValueError(f"shapes are {sorted(shapes)}; give errors and confidence as (S, n), all alike")
+    rows = [_Ranked(e, c) for e, c in zip(errors, confidence)]
+    others = [_Ranked(e, c) for e, c in zip(*minus)] if minus else []
+
+    def by_seed(w: np.ndarray) -> np.ndarray:
+        found = np.array([measure(ranked, w) for ranked in rows])  # (S, K)
+        return found - np.array([measure(ranked, w) for ranked in others]) if others else found
+
+    seen = by_seed(np.ones(rows[0].n, int))  # (S, K)
+    draws = np.array([by_seed(w).mean(axis=0) for w in _multiplicities(rows[0].n, groups, resamples, seed)])  # (R, K)
+    if len(rows) > 1:
+        t = np.random.default_rng([seed, 1]).standard_t(len(rows) - 1, (resamples, 1))
+        draws = draws + t * seen.std(axis=0, ddof=1) / math.sqrt(len(rows))
+    return seen.mean(axis=0), draws
 
 
 def _multiplicities(n: int, groups: Sequence | None, resamples: int, seed: int) -> Iterator[np.ndarray]:

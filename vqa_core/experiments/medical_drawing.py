@@ -47,6 +47,35 @@ def phantom_gallery(phantoms: PhantomSet, rows: Sequence[int]) -> Figure:
     return figure
 
 
+def phantom_counts(table: pd.DataFrame) -> Figure:
+    """How many phantoms show what: findings by region of the body, and modalities by plane; shades go from 0 to most.
+
+    Parameters
+    ----------
+    table
+        Columns of (``"finding"``, ``"view"``), row, column, pictures; every combination of row and column once.
+    """
+    titles = {"finding": "finding × region", "view": "modality × plane"}
+    figure, axes = plt.subplots(1, len(titles), figsize=(WIDTH, 3.4))
+    for ax, (of, title) in zip(axes, titles.items()):
+        cells = table[table["of"] == of]
+        rows, columns = (list(dict.fromkeys(cells[name])) for name in ("row", "column"))
+        most = max(cells["pictures"].max(), 1)
+        for cell in cells.to_dict("records"):
+            i, j, n = rows.index(cell["row"]), columns.index(cell["column"]), cell["pictures"]
+            ax.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fc=PALETTE[0], alpha=0.65 * n / most, lw=0))
+            ax.text(j, i, f"{n:,}" if n else "–", ha="center", va="center", fontsize=9)
+        ax.set_xticks(range(len(columns)), columns, fontsize=9)
+        ax.set_yticks(range(len(rows)), rows, fontsize=9)
+        ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+        ax.set_xlabel(title)
+        ax.xaxis.tick_top()
+        ax.grid(visible=False)
+        ax.tick_params(length=0)
+        ax.spines[:].set_color(GRID["light"])
+    return figure
+
+
 def bars_with_rows(table: pd.DataFrame, groups: Mapping[str, str], xlabel: str, lines: Mapping[str, float]) -> Figure:
     """Groups of horizontal intervals: a row per ``row``, a colour per ``group``; dashed lines with names.
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vqa_core.evaluation.statistics import Interval, paired_difference, seeds_and_questions, separated
+from vqa_core.evaluation.statistics import Interval, paired_difference, seeds_and_questions, separated, wilson
+from vqa_core.experiments import audit
 from vqa_core.experiments.medical import INTERACTIONS, PAIR, SETS
 from vqa_core.experiments.readout import best_on_validation, by_unit, gain, row
 from vqa_core.experiments.records import Record
@@ -23,6 +24,9 @@ CLAIMS = ("F4", "M3a", "M3b", "M4", "M5a", "M5b", "M6a", "M6b", "M6c", "M7", "M8
 FEW_STEPS, MANY_STEPS = 5, 25
 BASELINES = ("majority", "question_only", "lookup", "ceiling")
 METRICS = ("all", "closed", "open", "blank", "shuffled", "noisy")
+#: Metric of experiment ``audit`` → the finding's name in tables, in their order.
+_TITLES = audit.TITLES | {"repeated_rows": "same rows", "majority_accuracy": "right by the commonest answer"}
+FINDINGS = {metric: _TITLES[metric] for metric in audit.FINDINGS.values()}
 _PAIR, _TRIPLE = "+".join(PAIR), "maml+dae+natural"
 
 Records = Mapping[str, Sequence[Record]]
@@ -125,15 +129,41 @@ def beats_baselines(records: Iterable[Record], data: str = "vqa_rad") -> pd.Data
 
 
 def amount_table(records: Iterable[Record]) -> pd.DataFrame:
-    """Accuracy by number of training phantoms: columns pictures, mean, low, high, n."""
+    """Accuracy by number of training phantoms: columns pictures, protocol, model, metric, mean, low, high, n."""
     import pandas as pd
 
     start, rows = f"phantoms.{_PAIR}.concat.ban.base", []
     for unit, some in _grid(records).items():
         if unit == start or unit.startswith(f"{start}."):
             interval = seeds_and_questions(correct_of(some), some[0].arrays["picture_test"])
-            rows.append({"pictures": some[0].details["pictures"]["train"], **row(interval)})
-    return pd.DataFrame(rows, columns=["pictures", "mean", "low", "high", "n"]).sort_values("pictures")
+            of = {"protocol": some[0].details["protocol"], "model": unit.partition(".")[2], "metric": "all"}
+            rows.append({"pictures": some[0].details["pictures"]["train"], **of, **row(interval)})
+    columns = ["pictures", "protocol", "model", "metric", "mean", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns).sort_values("pictures")
+
+
+def audit_table(records: Iterable[Record]) -> pd.DataFrame:
+    """Everything that experiment ``audit`` found, also nothing: every data set, pair of splits and finding.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns data, splits (``"train → test"``), finding, count, mean, low, high (Wilson's interval), n. What was not
+        looked for in a pair of splits has no row.
+    """
+    import pandas as pd
+
+    rows = []
+    for record in records:
+        for first, second in record.details["pairs"]:
+            for metric, title in FINDINGS.items():
+                m = record.metrics.get(f"{first}>{second}.{metric}")
+                if m is None:
+                    continue
+                count = round(m.value * m.n)
+                about = {"data": audit.DATASETS[record.spec.unit], "splits": f"{first} → {second}", "finding": title}
+                rows.append(about | {"count": count} | row(wilson(count, m.n)))
+    return pd.DataFrame(rows, columns=["data", "splits", "finding", "count", "mean", "low", "high", "n"])
 
 
 # ------------------------------------------------------------------------------------------------ adaptation of MAML

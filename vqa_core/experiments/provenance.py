@@ -130,8 +130,15 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 
 @functools.cache
 def _file_hash(path: Path, _stamp: int) -> str:
-    code = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
-    return hashlib.sha256(outline(code).encode()).hexdigest()
+    text = path.read_text(encoding="utf-8")
+    code = outline(_without_docstrings(ast.parse(text))) if path.suffix == ".py" else text
+    return hashlib.sha256(code.encode()).hexdigest()
+
+
+def _files(module: str) -> list[Path]:
+    """A module's file, and the scripts and styles of the same name beside it that it writes into pages."""
+    path = module_file(module)
+    return [path, *(p for p in (path.with_suffix(".css"), path.with_suffix(".js")) if p.is_file())]
 
 
 def code_hash(sources: Iterable[str | Path]) -> str:
@@ -143,7 +150,7 @@ def code_hash(sources: Iterable[str | Path]) -> str:
     digest = hashlib.sha256()
     files = [Path(s) for s in sources if isinstance(s, Path) or str(s).endswith(".py")]
     for label, path in [
-        *((m, module_file(m)) for m in modules_used(sources) if m not in BOOKKEEPING),
+        *((m, f) for m in modules_used(sources) if m not in BOOKKEEPING for f in _files(m)),
         *((f.name, f) for f in files),
     ]:
         digest.update(f"{label}:{_file_hash(path, path.stat().st_mtime_ns)}\n".encode())

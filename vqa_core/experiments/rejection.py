@@ -185,7 +185,7 @@ PROFILES = {
         Head("full", 1024, 0.1, 0.1, 1e-4, 5, 100),
         {
             "scenes": _training(10, 512, 2e-3),
-            "phantoms": _training(24, 128, 2e-3),
+            "phantoms": _training(25, 128, 2e-3),
             "vqa_rad": _training(30, 64, 1e-3),
         },
         4000,
@@ -474,6 +474,8 @@ def _answer_all(spec: Spec) -> Outcome:
         "pictures": spec.data.pictures or len(np.unique(material.pictures["train"])),
         "data_hash": material.details["data_hash"],
     }
+    if spec.unit == KEPT:
+        details["fusion_hash"] = material.details["fusion_hash"]  # the head fits no other fusion
     return Outcome(metrics, arrays, details)
 
 

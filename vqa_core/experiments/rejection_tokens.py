@@ -39,13 +39,13 @@ ENCODERS = medical.PAIR  # of MEVF; VQA-RAD takes the published weights, phantom
 
 @dataclass(frozen=True)
 class SceneParts:
-    """Of the scenes' validation pictures, ``val`` are for validation and the others for calibration.
+    """How many questions of the scenes are used.
 
-    ``train`` and ``test`` take at most so many questions; ``noise`` are standard deviations, in shares of the full
-    range of a pixel, of the noise on the pictures of ``shifted`` test questions.
+    ``train`` and ``test`` take the first so many of their splits. The rest of the test split is for calibration: the
+    validation split has chosen the fusion. ``noise`` are standard deviations, in shares of the full range of a pixel,
+    of the noise on the pictures of ``shifted`` test questions.
     """
 
-    val: int
     train: int
     test: int
     shifted: int
@@ -82,9 +82,9 @@ class Config:
 PROFILES = {
     profile: Config(scenes, drawn, medical.PROFILES[profile].rad, medical.PROFILES[profile].sizes)
     for profile, scenes, drawn in (
-        ("smoke", SceneParts(30, 800, 200, 60), PhantomParts(40, 12, 20, 20, 10)),
-        ("cpu", SceneParts(300, 32000, 8000, 2000), PhantomParts(1600, 100, 300, 300, 150)),
-        ("gpu", SceneParts(500, 320000, 32000, 8000), PhantomParts(10000, 500, 1000, 1000, 500)),
+        ("smoke", SceneParts(800, 200, 60), PhantomParts(40, 12, 20, 20, 10)),
+        ("cpu", SceneParts(32000, 8000, 2000), PhantomParts(1600, 100, 300, 300, 150)),
+        ("gpu", SceneParts(320000, 32000, 8000), PhantomParts(10000, 500, 1000, 1000, 500)),
     )
 }
 
@@ -134,13 +134,21 @@ def trained_fusion(record: Record, image_dim: int, text_dim: int) -> VQAModel:
     return model.eval().requires_grad_(False)
 
 
+def weights_hash(record: Record) -> str:
+    """SHA-256 of the weights that a record of ``fusion.KEPT`` holds."""
+    kept = sorted(k for k in record.arrays if k.startswith("model."))
+    return hashlib.sha256(b"".join(np.ascontiguousarray(record.arrays[k]).tobytes() for k in kept)).hexdigest()
+
+
 @torch.no_grad()
 def fused_of(model: nn.Module, feed: Feed, batch_size: int = 1024) -> Tensor:
-    """Fused vectors of all questions (Q, D), float32 on the CPU, with the model in ``eval`` mode."""
+    """Fused vectors of all questions (Q, D), float32, by the model in ``eval`` mode; both are on the CPU afterwards."""
     where = pick_device()
     model.to(where).eval()
     with autocast(where):
-        return torch.cat([model(*b.to(where)[:3]).fusion.fused.float().cpu() for b in feed.batches(batch_size)])
+        fused = torch.cat([model(*b.to(where)[:3]).fusion.fused.float().cpu() for b in feed.batches(batch_size)])
+    model.cpu()
+    return fused
 
 
 def _scenes(spec: Spec) -> Outcome:
@@ -152,11 +160,10 @@ def _scenes(spec: Spec) -> Outcome:
     model = trained_fusion(record, feeds["train"].pictures.shape[-1], feeds["train"].words.shape[-1])
     fused = {split: fused_of(model, feed) for split, feed in feeds.items()}
     n = {split: len(feed) for split, feed in feeds.items()}
-    for_val = feeds["val"].picture_index.numpy() < sizes.val
     rows = {  # part → (split, which of its questions)
         "train": ("train", np.arange(min(n["train"], sizes.train))),
-        "val": ("val", np.flatnonzero(for_val)),
-        "calibration": ("val", np.flatnonzero(~for_val)),
+        "val": ("val", np.arange(n["val"])),
+        "calibration": ("test", np.arange(min(n["test"], sizes.test), n["test"])),
         "test": ("test", np.arange(min(n["test"], sizes.test))),
     }
     arrays: dict[str, np.ndarray] = {}
@@ -174,6 +181,7 @@ def _scenes(spec: Spec) -> Outcome:
     details = {
         "answers": record.details["answers"],
         "fusion_seed": record.spec.seed,
+        "fusion_hash": weights_hash(record),
         "families": list(test.families),
         "data_hash": test.content_hash(),
     } | _told([test.samples[i] for i in rows["test"][1]], test.families)
