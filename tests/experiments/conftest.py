@@ -82,7 +82,7 @@ def _shrink_rejection(patch: pytest.MonkeyPatch) -> None:
     """Heads on a few scenes and phantoms, whose encoders are not trained; there are no real data."""
     _shrink(patch)
     tokens, heads = rejection_tokens.PROFILES["smoke"], rejection.PROFILES["smoke"]
-    scenes = rejection_tokens.SceneParts(val=8, train=240, test=80, shifted=24, noise=(0.0, 0.2))
+    scenes = rejection_tokens.SceneParts(train=240, test=80, shifted=24, noise=(0.0, 0.2))
     drawn = rejection_tokens.PhantomParts(train=12, val=4, calibration=6, test=6, shifted=4, severity=(2.0,))
     sizes = medical.Sizes(2, 6, 8, 8, 6, 8, 0.1)
     patch.setitem(

@@ -19,7 +19,7 @@ from vqa_core.heads.bayes import BayesHead, Deterministic, Posterior, Predictor
 from vqa_core.model import VQAOutput
 from vqa_core.training.feed import Feed
 
-SPLIT = {"train": "train", "val": "val", "calibration": "val", "test": "test"}  # of the scenes
+SPLIT = {"train": "train", "val": "val", "calibration": "test", "test": "test"}  # of the scenes
 ROWS = ("predicted", "correct", "probability", "total", "aleatoric", "epistemic", "log_true", "squares")
 
 
@@ -98,7 +98,7 @@ def test_scene_parts_share_no_picture(tiny_rejection):
         assert not seen & shown, part
         seen |= shown
     assert {part: len(feed) for part, feed in material.feeds.items()} == {
-        "train": 240, "val": 64, "calibration": 96, "test": 80, "noise_0": 24, "noise_0.2": 24,
+        "train": 240, "val": 160, "calibration": 80, "test": 80, "noise_0": 24, "noise_0.2": 24,
     }  # fmt: skip
 
 
@@ -122,6 +122,14 @@ def test_calibration_questions_have_chosen_nothing(tiny_rejection):
     assert not any(images[i].tobytes() in validation for i in rt.material_of("smoke", "scenes").pictures["calibration"])
 
 
+@pytest.mark.parametrize("profile", PROFILE_NAMES)
+def test_calibration_has_whole_pictures_and_not_few(profile):
+    asked = 8 * next(s for s in fusion.specs(profile) if s.unit == fusion.KEPT).data.test  # 8 questions a picture
+    answered = rt.PROFILES[profile].scenes.test
+    assert answered % 8 == 0
+    assert asked - answered >= answered
+
+
 def test_noise_of_zero_changes_nothing(tiny_rejection):
     feeds = rt.material_of("smoke", "scenes").feeds
     clean, same, noisy = (feeds[part].pictures[:24] for part in ("test", "noise_0", "noise_0.2"))
@@ -134,6 +142,10 @@ def test_fused_vectors_are_those_of_the_best_fusion(tiny_rejection):
     scores = {r.spec.seed: r.details["history"][r.details["best_epoch"]]["validation"] for r in every}
     material = rt.material_of("smoke", "scenes")
     assert material.details["fusion_seed"] == best.spec.seed == max(scores, key=scores.get)
+    assert material.details["fusion_hash"] == rt.weights_hash(best)
+    assert load_record(spec_of(rj.KEPT)).details["fusion_hash"] == rt.weights_hash(best)  # which head fits it
+    other = {name: a + np.float32(name.endswith("bias")) for name, a in best.arrays.items()}
+    assert rt.weights_hash(dataclasses.replace(best, arrays=other)) != rt.weights_hash(best)
     feed = fusion.feed_of("smoke", "test", "grid", "vector")
     model = rt.trained_fusion(best, feed.pictures.shape[-1], feed.words.shape[-1])
     test = material.feeds["test"].pictures.squeeze(1)
