@@ -1,9 +1,14 @@
-"""``python -m vqa_core ask PICTURE "QUESTION"``: an answer, with probabilities, from a model that the book trained."""
+"""``python -m vqa_core ask PICTURE "QUESTION"``: an answer, with probabilities, from a model that the book trained.
+
+With ``--max-risk`` a Bayes head answers, and declines where its answer is less probable than a stored, guaranteed
+threshold.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +22,9 @@ from vqa_core.data.text import Vocabulary, tokenize
 if TYPE_CHECKING:
     import torch
 
-    from vqa_core.model import VQAModel
+    from vqa_core.experiments.records import Record
+    from vqa_core.heads.bayes import BayesHead
+    from vqa_core.model import VQAModel, VQAOutput
 
 MODELS = ("scenes",)
 GROUND = 210  # grey of a scene's ground, beside a picture that is not square
@@ -99,29 +106,22 @@ class Answerer:
         ValueError
             A record is damaged, or holds no weights.
         """
-        import torch
-
         from vqa_core.experiments import fusion, resolve_profile
-        from vqa_core.experiments.records import load_record, results_root
+        from vqa_core.experiments.records import results_root
+        from vqa_core.experiments.rejection_tokens import kept_fusion, trained_fusion
         from vqa_core.experiments.runner import code_hash_of
         from vqa_core.experiments.scene_encoders import NamedCells, SlotTokens, load_encoders
         from vqa_core.model import VQAModel
 
         profile, root = resolve_profile(profile), root or results_root()
-        specs = [spec for spec in fusion.specs(profile) if spec.unit == fusion.KEPT]
-        records = [record for spec in specs if (record := load_record(spec, root=root)) is not None]
-        if not records:
-            raise FileNotFoundError(_absent(specs[0].path(root), profile, root))
-        best = max(records, key=lambda r: r.details["history"][r.details["best_epoch"]]["validation"])
+        try:
+            best, records = kept_fusion(profile, root)
+        except FileNotFoundError:
+            first = next(spec for spec in fusion.specs(profile) if spec.unit == fusion.KEPT)
+            raise FileNotFoundError(_absent(first.path(root), profile, root)) from None
         namer, reader, words = load_encoders(profile, root)
         cells, slots, answers = NamedCells(namer, "grid"), SlotTokens(reader, "vector"), best.details["answers"]
-        trained = fusion.build(best.spec.model, cells.out_dim, slots.out_dim, len(answers))
-        weights = {
-            k.removeprefix("model."): torch.from_numpy(v) for k, v in best.arrays.items() if k.startswith("model.")
-        }
-        if not weights:
-            raise ValueError(f"{best.spec.path(root)} holds no weights; delete it and run again")
-        trained.load_state_dict(weights)
+        trained = trained_fusion(best, cells.out_dim, slots.out_dim)
         n, sizes = best.metrics["accuracy_test"].n, best.spec.data
         about = About(
             profile=profile,
@@ -139,6 +139,15 @@ class Answerer:
 
     def logits(self, pictures: np.ndarray, questions: Sequence[str]) -> torch.Tensor:
         """Answer logits (B, answers) of pictures, uint8 (B, size, size, 3), and as many questions."""
+        return self._output(pictures, questions).logits
+
+    def fused(self, picture: np.ndarray, question: str) -> torch.Tensor:
+        """Fused vector (1, D) of a picture, uint8 (H, W, 3), and a question with at least one word."""
+        if not tokenize(question):
+            raise ValueError(f"the question {question!r} has no word")
+        return self._output(self._fitted(picture), [question]).fusion.fused
+
+    def _output(self, pictures: np.ndarray, questions: Sequence[str]) -> VQAOutput:
         import torch
 
         from vqa_core.data.text import encode_questions
@@ -147,7 +156,7 @@ class Answerer:
         words, mask = encode_questions(questions, self.words)  # (B, T) each
         images = as_float(torch.from_numpy(pictures))  # (B, 3, size, size)
         with torch.inference_mode():
-            return self.model(images, torch.from_numpy(words), torch.from_numpy(mask)).logits
+            return self.model(images, torch.from_numpy(words), torch.from_numpy(mask))
 
     def answer(self, picture: np.ndarray, question: str) -> list[tuple[str, float]]:
         """Every answer that the model can give, with its probability, the likeliest first.
@@ -159,11 +168,8 @@ class Answerer:
         question
             A sentence with at least one word.
         """
-        if not tokenize(question):
-            raise ValueError(f"the question {question!r} has no word")
-        probabilities = self.logits(self._fitted(picture), [question])[0].softmax(-1)  # (answers,)
-        order = probabilities.argsort(descending=True, stable=True).tolist()
-        return [(self.answers[i], float(probabilities[i])) for i in order]
+        logits = self.model.head(self.fused(picture, question))[0]  # (answers,)
+        return _sorted(self.answers, logits.softmax(-1))
 
     def warnings(self, picture: np.ndarray, question: str) -> list[str]:
         """Reasons not to trust the answer: unknown words, a picture without an object, weights of other code."""
@@ -191,6 +197,172 @@ class Answerer:
         with torch.inference_mode():
             cells = self.model.image_encoder(as_float(torch.from_numpy(self._fitted(picture)))).tokens  # (1, N, 19)
         return bool((cells[..., 0] > 0.5).any())  # feature 0 is the probability of presence
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A threshold on the probability of an answer, and what is promised about the answers above it.
+
+    Attributes
+    ----------
+    max_risk
+        The largest share of wrong answers among those given.
+    delta
+        Probability that the promise fails, over the draw of the calibration questions.
+    threshold
+        Answer from this probability on; None when nothing can be promised.
+    coverage
+        Share of the calibration questions that is answered.
+    questions, pictures
+        Of the calibration.
+    """
+
+    max_risk: float
+    delta: float
+    threshold: float | None
+    coverage: float
+    questions: int
+    pictures: int
+
+    def __str__(self) -> str:
+        known = f"the n = {self.questions:,} it was calibrated on ({self.pictures:,} pictures)"
+        risk, delta = f"{100 * self.max_risk:.3g} %", f"{100 * self.delta:.3g} %"
+        if self.threshold is None:
+            return (
+                f"Nothing can be promised: on questions like {known}, no threshold keeps the share of wrong answers at "
+                f"or below {risk} with a probability of failure of {delta}. A larger --max-risk may."
+            )
+        return (
+            f"Answers from probability {self.threshold:.3f} on. Of questions like {known}, at most {risk} of those "
+            f"that are answered are wrong; this promise fails with probability {delta}; coverage there "
+            f"{self.coverage:.1%}. It takes the questions as independent, and holds only for pictures drawn like these "
+            "scenes: a photograph is none."
+        )
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a posterior says of one question.
+
+    Attributes
+    ----------
+    answers
+        Every answer with its probability, the likeliest first.
+    total, aleatoric, epistemic
+        Uncertainties in nats; the first is the sum of the others.
+    """
+
+    answers: list[tuple[str, float]]
+    total: float
+    aleatoric: float
+    epistemic: float
+
+    def __str__(self) -> str:
+        return (
+            f"Uncertainty {self.total:.3f} nats: aleatoric (in the question) {self.aleatoric:.3f}, epistemic (of the "
+            f"weights) {self.epistemic:.3f}."
+        )
+
+
+class Decliner:
+    """The Bayes head of experiment ``rejection`` behind an :class:`Answerer`'s fused vector; made by :meth:`load`.
+
+    Parameters
+    ----------
+    answerer
+        What makes the fused vector.
+    head
+        Fused vector → posterior.
+    record
+        Where the head comes from, with its answers to the calibration questions.
+    """
+
+    def __init__(self, answerer: Answerer, head: BayesHead, record: Record) -> None:
+        self.answerer, self.head, self.record = answerer, head.eval().requires_grad_(False), record
+
+    @classmethod
+    def load(cls, answerer: Answerer, root: Path | None = None) -> Decliner:
+        """The head of the seed whose validation accuracy is best, at the profile of ``answerer``.
+
+        Raises
+        ------
+        FileNotFoundError
+            No head was trained at this profile; the message has the line that does it.
+        ValueError
+            The heads were trained behind another fusion.
+        """
+        import torch
+
+        from vqa_core.experiments import rejection
+        from vqa_core.experiments.records import load_record
+        from vqa_core.experiments.rejection_tokens import fused_feed, kept_fusion, weights_hash
+
+        profile = answerer.about.profile
+        specs = [spec for spec in rejection.specs(profile) if spec.unit == rejection.KEPT]
+        line = f"python -m vqa_core run rejection --profile {profile} --unit {rejection.KEPT}"
+        records = [record for spec in specs if (record := load_record(spec, root=root)) is not None]
+        if not records:
+            raise FileNotFoundError(
+                f"no head that can decline: {specs[0].path(root)} is missing or was made with other settings; make "
+                f"it: `{line}`"
+            )
+        best = max(records, key=lambda r: r.metrics["accuracy.full.val"].value)
+        if best.details["fusion_hash"] != weights_hash(kept_fusion(profile, root)[0]):
+            heads = best.spec.path(root).parent
+            tokens = heads.parents[1] / "rejection_tokens" / "scenes"
+            raise ValueError(
+                f"the heads in {heads} were trained behind another fusion than the one that is there now; delete "
+                f"{heads} and {tokens}, then `{line}`"
+            )
+        weights = {k.removeprefix("head."): torch.from_numpy(v) for k, v in best.arrays.items() if k[:5] == "head."}
+        feed = fused_feed(torch.zeros(1, weights["layers.0.weight_mu"].shape[1]), [0])  # says how wide it is
+        head = rejection.build(best.spec.model, best.spec.data, profile, 0, len(answerer.answers), feed).head
+        head.load_state_dict(weights)
+        return cls(answerer, head, best)
+
+    def promise(self, max_risk: float, delta: float = 0.05) -> Promise:
+        """What the calibration allows to promise; parameters as of :func:`vqa_core.evaluation.rejection.sgr`."""
+        from vqa_core.evaluation.rejection import sgr
+
+        a = self.record.arrays
+        correct = a["full.calibration.correct"]  # (n,)
+        found = sgr(~correct, a["full.calibration.probability"], max_risk, delta)
+        threshold = found.threshold if np.isfinite(found.threshold) else None
+        pictures = len(np.unique(a["pictures.calibration"]))
+        return Promise(max_risk, delta, threshold, found.coverage, len(correct), pictures)
+
+    def ask(self, picture: np.ndarray, question: str) -> Said:
+        """The posterior's answers; parameters as of :meth:`Answerer.answer`. The same question has the same answer."""
+        import torch
+
+        from vqa_core.evaluation.uncertainty import entropy_split
+
+        fused = self.answerer.fused(picture, question)  # (1, D)
+        with torch.random.fork_rng(devices=[]):
+            # each question has its own noise, as those of the calibration had
+            torch.default_generator.manual_seed(zlib.crc32(picture.tobytes() + question.encode()))
+            posterior = self.head.predict(fused, self.record.spec.model.samples)
+        split = entropy_split(posterior.probabilities.numpy())  # (1,) each
+        return Said(_sorted(self.answerer.answers, posterior.mean[0]), *(float(part[0]) for part in split))
+
+    def warnings(self) -> list[str]:
+        """Whether the weights are those of other code."""
+        from vqa_core.experiments.runner import code_hash_of
+
+        if self.record.provenance["code_hash"] == code_hash_of("rejection"):
+            return []
+        return ["the code has changed since this head was trained; `make book` trains it anew"]
+
+    def about(self) -> dict[str, float]:
+        """Seed, samples, and accuracy when it answers all n test questions."""
+        right = self.record.metrics["accuracy.full.test"]
+        spec = self.record.spec
+        return {"seed": spec.seed, "samples": spec.model.samples, "accuracy": right.value, "n": right.n}
+
+
+def _sorted(answers: Sequence[str], probabilities: torch.Tensor) -> list[tuple[str, float]]:
+    order = probabilities.argsort(descending=True, stable=True).tolist()
+    return [(answers[i], float(probabilities[i])) for i in order]
 
 
 def _absent(missing: Path, profile: str, root: Path) -> str:
@@ -224,6 +396,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--model", choices=MODELS, default="scenes", help="what the model was trained on")
     parser.add_argument("--profile", default="auto", help="smoke, cpu, gpu or auto (default): which run of the book")
     parser.add_argument("--top", type=int, default=5, help="how many answers to show (default 5)")
+    parser.add_argument(
+        "--max-risk",
+        type=float,
+        metavar="RISK",
+        help="decline where the answer is not sure enough: at most this share of the answers given is wrong, as 0.05",
+    )
+    parser.add_argument(
+        "--delta", type=float, help="probability that the promise of --max-risk may fail (default 0.05)"
+    )
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object")
     parser.set_defaults(run=_ask)
 
@@ -231,20 +412,46 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def _ask(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise ValueError(f"--top is {args.top}, it must be at least 1")
+    if args.max_risk is None and args.delta is not None:
+        raise ValueError(f"--delta is {args.delta:g}, but nothing is promised without --max-risk; give it too")
+    if args.max_risk is not None and not 0 <= args.max_risk <= 1:
+        raise ValueError(f"--max-risk is {args.max_risk:g}, it must lie between 0 and 1; 0.05 is 5 %")
+    if args.delta is not None and not 0 < args.delta < 1:
+        raise ValueError(f"--delta is {args.delta:g}, it must lie between 0 and 1, both excluded; 0.05 is 5 %")
     picture = open_picture(args.picture)
     answerer = Answerer.load(args.profile)
-    answers = answerer.answer(picture, args.question)[: args.top]
     warnings = answerer.warnings(picture, args.question)
+    found, lines, declined = {}, [], False
+    if args.max_risk is None:
+        answers = answerer.answer(picture, args.question)
+    else:
+        decliner = Decliner.load(answerer)
+        promise = decliner.promise(args.max_risk, 0.05 if args.delta is None else args.delta)
+        said, head = decliner.ask(picture, args.question), decliner.about()
+        answers, warnings = said.answers, warnings + decliner.warnings()
+        declined = promise.threshold is None or answers[0][1] < promise.threshold
+        uncertainty = {k: v for k, v in asdict(said).items() if k != "answers"}
+        found = {"declined": declined, "uncertainty": uncertainty}
+        found |= {"promise": asdict(promise) | {"words": str(promise)}, "head": head}
+        lines = [
+            str(said),
+            str(promise),
+            f"Bayes head, seed {head['seed']}, {head['samples']} samples; accuracy when it answers everything "
+            f"{head['accuracy']:.1%}, n = {head['n']:,} questions.",
+        ]
+    answers = answers[: args.top]
     if args.json:
         listed = [{"answer": a, "probability": p} for a, p in answers]
-        found = {"picture": args.picture, "question": args.question, "answers": listed, "warnings": warnings}
-        print(json.dumps({**found, "model": asdict(answerer.about)}, indent=1))
+        asked = {"picture": args.picture, "question": args.question, **found, "answers": listed, "warnings": warnings}
+        print(json.dumps({**asked, "model": asdict(answerer.about)}, indent=1))
     else:
-        _show(args.question, answers, warnings, answerer.about)
+        _show(args.question, answers, declined, [*lines, str(answerer.about)], warnings)
     return 0
 
 
-def _show(question: str, answers: Sequence[tuple[str, float]], warnings: Sequence[str], about: About) -> None:
+def _show(
+    question: str, answers: Sequence[tuple[str, float]], declined: bool, lines: Sequence[str], warnings: Sequence[str]
+) -> None:
     from rich import box
     from rich.bar import Bar
     from rich.console import Console
@@ -252,10 +459,13 @@ def _show(question: str, answers: Sequence[tuple[str, float]], warnings: Sequenc
     from rich.table import Table
 
     console = Console(highlight=False)
+    if declined:
+        console.print("declined", style="bold")
     table = Table(title=escape(question), title_justify="left", box=box.SIMPLE, show_header=False)
     for answer, probability in answers:
         table.add_row(answer, f"{probability:6.1%}", Bar(1.0, 0.0, probability, width=30))
     console.print(table)
-    console.print(str(about), markup=False)
+    for line in lines:
+        console.print(line, markup=False)
     for warning in warnings:
         console.print(f"warning: {warning}", markup=False, style="yellow")

@@ -11,6 +11,7 @@ from vqa_core.evaluation.rejection import (
     accuracy_at_coverage,
     augrc,
     aurc,
+    bands_over_seeds,
     best_threshold,
     bootstrap_area,
     bootstrap_curve,
@@ -18,6 +19,7 @@ from vqa_core.evaluation.rejection import (
     coverage_at_risk,
     e_aurc,
     effective_reliability,
+    gain_over_seeds,
     learn_then_test,
     mean_cost,
     oracle_curve,
@@ -28,6 +30,7 @@ from vqa_core.evaluation.rejection import (
     sgr,
     sgr_threshold,
 )
+from vqa_core.evaluation.statistics import mean_over_seeds
 
 FIVE, FALLING = np.array([0, 1, 0, 0, 1]), np.array([0.9, 0.8, 0.7, 0.6, 0.5])
 
@@ -304,6 +307,81 @@ def test_a_thousand_resamples_of_twenty_thousand_questions_are_fast(rng):
     start = time.process_time()
     bootstrap_curve(errors, c, resamples=1000)
     assert time.process_time() - start < 1.5
+
+
+# ------------------------------------------------------------------------------------------------ seeds and questions
+
+
+def test_one_seed_is_the_bootstrap_of_its_questions(rng):
+    errors, c = questions(120, rng)
+    pictures, at = np.arange(120) // 3, [0.25, 0.5, 1.0]
+    found = bands_over_seeds(errors[None], c[None], None, pictures, at, resamples=200, seed=4)
+    for name, values in bootstrap_curve(errors, c, pictures, at, resamples=200, seed=4)._asdict().items():
+        np.testing.assert_array_equal(getattr(found.risk, name), values)
+    for name in ("aurc", "augrc"):
+        area = bootstrap_area(errors, c, name, pictures, resamples=200, seed=4)
+        expected = (area.mean, area.low, area.high, area.n)
+        i = getattr(found, name)
+        assert (i.mean, i.low, i.high, i.n) == pytest.approx(expected, abs=1e-12)
+    gain = gain_over_seeds(errors[None], c[None], 0.5, pictures, resamples=200, seed=4)
+    assert gain.mean == pytest.approx(accuracy_at_coverage(errors, c, 0.5) - (1 - errors.mean()))
+    assert gain.low < gain.mean < gain.high
+    whole = gain_over_seeds(errors[None], c[None], 1.0, pictures, resamples=20)
+    assert (whole.mean, whole.low, whole.high) == (0, 0, 0)
+
+
+def test_without_noise_from_questions_bands_are_t_intervals(rng):
+    """All questions belong to one picture, which is in every resample."""
+    n, seeds = 40, 4
+    c = rng.random((seeds, n))
+    errors = (rng.random((seeds, n)) < 0.6 * (1 - c) + 0.2).astype(float)
+    one = np.zeros(n)
+    found = bands_over_seeds(errors, c, None, one, [0.5, 1.0], resamples=3000)
+    gain = gain_over_seeds(errors, c, 0.5, one, resamples=3000)
+    gains = [accuracy_at_coverage(e, k, 0.5) - (1 - e.mean()) for e, k in zip(errors, c)]
+    for values, (mean, low, high) in (
+        (errors.mean(axis=1), (found.risk.risk[1], found.risk.low[1], found.risk.high[1])),
+        ([aurc(e, k) for e, k in zip(errors, c)], ends(found.aurc)),
+        (gains, ends(gain)),
+    ):
+        expected = mean_over_seeds(values)
+        half = expected.high - expected.mean
+        assert mean == pytest.approx(expected.mean)
+        assert (mean - low, high - mean) == (pytest.approx(half, rel=0.15), pytest.approx(half, rel=0.15))
+
+
+def ends(interval):
+    return interval.mean, interval.low, interval.high
+
+
+def test_differences_over_seeds_are_antisymmetric(rng):
+    a, b = (tuple(np.stack(x) for x in zip(*(questions(90, rng) for _ in range(3)))) for _ in range(2))
+    forth = bands_over_seeds(*a, b, coverages=[0.5, 1.0], resamples=100)
+    back = bands_over_seeds(*b, a, coverages=[0.5, 1.0], resamples=100)
+    np.testing.assert_allclose(forth.risk.risk, -back.risk.risk)
+    assert (forth.aurc.mean, forth.augrc.mean) == pytest.approx((-back.aurc.mean, -back.augrc.mean))
+    np.testing.assert_allclose(forth.aurc.mean, np.mean([aurc(*x) - aurc(*y) for x, y in zip(zip(*a), zip(*b))]))
+    np.testing.assert_allclose(forth.risk.risk[1], a[0].mean() - b[0].mean())
+    assert forth.risk.low.min() < 0  # a difference is not cut off at 0
+    one = [tuple(x[:1] for x in pair) for pair in (a, b)]
+    forth, back = (bands_over_seeds(*x, y, coverages=[0.5, 1.0], resamples=100) for x, y in (one, one[::-1]))
+    np.testing.assert_allclose(forth.risk.low, -back.risk.high, atol=1e-12)
+    same = bands_over_seeds(*a, a, coverages=[0.5], resamples=20)
+    assert (same.risk.low[0], same.risk.high[0], same.aurc.low, same.aurc.high) == (0, 0, 0, 0)
+
+
+def test_rows_over_seeds_need_one_shape():
+    errors, c = np.zeros((2, 5)), np.ones((2, 5))
+    for call in (
+        lambda: bands_over_seeds(errors, c[:1]),
+        lambda: bands_over_seeds(errors[0], c[0]),
+        lambda: bands_over_seeds(errors, c, (errors[:, :4], c[:, :4])),
+        lambda: gain_over_seeds(errors, c[:, :3], 0.8),
+    ):
+        with pytest.raises(ValueError, match="give errors and confidence as"):
+            call()
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        gain_over_seeds(errors, c, 0.0)
 
 
 # ------------------------------------------------------------------------------------------------------------- errors

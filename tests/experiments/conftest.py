@@ -1,4 +1,4 @@
-"""A very small run of the experiments ``scene_encoders`` and ``fusion``, made once per process."""
+"""Very small runs of ``scene_encoders`` and ``fusion``, and of what ``rejection`` reads, made once per process."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import dataclasses
 import shutil
 
 import pytest
+import torch
 
-from vqa_core.experiments import caption_encoder, fusion, runner, scene_encoders
+from vqa_core.encoders.meta import MetaCNN
+from vqa_core.encoders.union import View
+from vqa_core.experiments import caption_encoder, fusion, medical, rejection, rejection_tokens, runner, scene_encoders
+from vqa_core.experiments.medical_encoders import Loaded
 
 
 def _shrink_encoders(patch: pytest.MonkeyPatch) -> None:
@@ -26,7 +30,7 @@ def _shrink(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forget() -> None:
-    for made in (scene_encoders.scene_split, fusion.answer_vocabulary, fusion.feed_of):
+    for made in (scene_encoders.scene_split, fusion.answer_vocabulary, fusion.feed_of, rejection_tokens.material_of):
         made.cache_clear()
 
 
@@ -70,5 +74,49 @@ def tiny(_made, tmp_path, monkeypatch):
     shutil.copytree(_made, root)
     monkeypatch.setenv("VQA_RESULTS", str(root))
     _shrink(monkeypatch)
+    yield root
+    _forget()
+
+
+def _shrink_rejection(patch: pytest.MonkeyPatch) -> None:
+    """Heads on a few scenes and phantoms, whose encoders are not trained; there are no real data."""
+    _shrink(patch)
+    tokens, heads = rejection_tokens.PROFILES["smoke"], rejection.PROFILES["smoke"]
+    scenes = rejection_tokens.SceneParts(train=240, test=80, shifted=24, noise=(0.0, 0.2))
+    drawn = rejection_tokens.PhantomParts(train=12, val=4, calibration=6, test=6, shifted=4, severity=(2.0,))
+    sizes = medical.Sizes(2, 6, 8, 8, 6, 8, 0.1)
+    patch.setitem(
+        rejection_tokens.PROFILES, "smoke", dataclasses.replace(tokens, scenes=scenes, phantoms=drawn, sizes=sizes)
+    )
+    patch.setitem(rejection.PROFILES, "smoke", dataclasses.replace(heads, pictures=8))
+    patch.setattr(medical, "absent", lambda: {"vqa_rad": "no real data in this test"})
+
+    def load(profile, name):
+        torch.manual_seed(len(name))
+        return Loaded(View(MetaCNN("grid"), 84, grey=True).requires_grad_(False).eval(), (6, 6))
+
+    patch.setattr(rejection_tokens, "load_encoder", load)
+
+
+@pytest.fixture(scope="session")
+def _made_rejection(_made, tmp_path_factory):
+    root = tmp_path_factory.mktemp("rejection") / "results"
+    shutil.copytree(_made, root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VQA_RESULTS", str(root))
+        _shrink_rejection(patch)
+        runner.run_experiment("rejection_tokens", "smoke", workers=1, progress=False)
+        runner.run_experiment("rejection", "smoke", unit=rejection.KEPT, workers=1, progress=False)
+    _forget()
+    return root
+
+
+@pytest.fixture
+def tiny_rejection(_made_rejection, tmp_path, monkeypatch):
+    """As ``tiny``, with what ``rejection`` reads and the records whose heads ``ask --max-risk`` uses."""
+    root = tmp_path / "results"
+    shutil.copytree(_made_rejection, root)
+    monkeypatch.setenv("VQA_RESULTS", str(root))
+    _shrink_rejection(monkeypatch)
     yield root
     _forget()

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from vqa_core.__main__ import main
-from vqa_core.ask import Answerer, open_picture
-from vqa_core.experiments import fusion, runner
+from vqa_core.ask import Answerer, Decliner, open_picture
+from vqa_core.evaluation.rejection import sgr
+from vqa_core.experiments import Metric, fusion, rejection, rejection_tokens, runner
 from vqa_core.experiments.records import load_record, save_record
 from vqa_core.experiments.scene_encoders import scene_split
 from vqa_core.training.loop import predict
@@ -174,3 +175,158 @@ def test_bad_arguments(picture, capsys, tmp_path):
     assert "has no word" in refused(capsys, picture, "!", "--profile", "smoke")
     assert "--top is 0" in refused(capsys, picture, QUESTION, "--profile", "smoke", "--top", "0")
     assert "profile is 'huge'" in refused(capsys, picture, QUESTION, "--profile", "huge")
+
+
+# ----------------------------------------------------------------------------------------------------------- declining
+
+
+@pytest.fixture
+def scene(tmp_path, tiny_rejection):
+    """Write the first test picture to a file; there are heads that can decline."""
+    path = tmp_path / "scene.png"
+    Image.fromarray(scene_split("smoke", "test").images[0]).save(path)
+    return path
+
+
+def head_records():
+    """The stored records of the heads, by seed."""
+    return [load_record(s) for s in rejection.specs("smoke") if s.unit == rejection.KEPT]
+
+
+def plant(probability: float | None = None, **details) -> None:
+    """Change the heads' records: all 80 calibration answers right, and of this probability; other details."""
+    for record in head_records():
+        arrays = dict(record.arrays)
+        if probability is not None:
+            arrays["full.calibration.correct"] = np.ones(80, bool)
+            arrays["full.calibration.probability"] = np.full(80, probability, np.float32)
+        save_record(dataclasses.replace(record, arrays=arrays, details={**record.details, **details}))
+
+
+def asked(capsys, path, *words: str) -> dict:
+    """What ``ask --json`` says."""
+    assert main(["ask", str(path), QUESTION, "--profile", "smoke", "--json", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_head_reads_what_it_was_trained_on(tiny_rejection):
+    answerer, test = Answerer.load("smoke"), scene_split("smoke", "test")
+    expected = rejection_tokens.material_of("smoke", "scenes").feeds["test"].pictures.squeeze(1)[:12]  # (12, D)
+    found = [answerer.fused(test.picture(test[i].picture_id), test[i].question) for i in range(12)]
+    torch.testing.assert_close(torch.cat(found), expected, atol=1e-4, rtol=0)
+
+
+def test_the_records_weights_answer(tiny_rejection):
+    decliner, image = Decliner.load(Answerer.load("smoke")), scene_split("smoke", "test").images[0]
+    weights = {k.removeprefix("head."): v for k, v in decliner.record.arrays.items() if k.startswith("head.")}
+    assert set(weights) == set(decliner.head.state_dict())
+    for name, value in decliner.head.state_dict().items():
+        np.testing.assert_array_equal(value, weights[name])
+    before = decliner.ask(image, QUESTION).answers
+    assert sum(p for _, p in before) == pytest.approx(1, abs=1e-5)
+    last = "head.layers.1.bias_mu"
+    for record in head_records():
+        bias = record.arrays[last].copy()
+        bias[decliner.answerer.answers.index(before[-1][0])] += 100
+        save_record(dataclasses.replace(record, arrays={**record.arrays, last: bias}))
+    assert Decliner.load(decliner.answerer).ask(image, QUESTION).answers[0][0] == before[-1][0]
+
+
+def test_the_head_with_the_best_validation_accuracy_answers(tiny_rejection):
+    for best in (0, 1):
+        for record in head_records():
+            score = Metric(0.9 if record.spec.seed == best else 0.1, 160)
+            save_record(dataclasses.replace(record, metrics={**record.metrics, "accuracy.full.val": score}))
+        assert Decliner.load(Answerer.load("smoke")).about()["seed"] == best
+
+
+def test_the_same_answer_twice_and_other_draws_are_left_alone(tiny_rejection):
+    decliner, image = Decliner.load(Answerer.load("smoke")), scene_split("smoke", "test").images[0]
+    before = torch.random.get_rng_state()
+    first = decliner.ask(image, QUESTION)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.randn(3)
+    assert decliner.ask(image, QUESTION) == first
+    assert first.total == pytest.approx(first.aleatoric + first.epistemic)
+    assert first.epistemic > 0
+
+
+def test_answers_from_the_threshold_on(scene, capsys):
+    """All calibration answers have the probability that is the threshold: the answer's own, then a little more."""
+    likeliest = asked(capsys, scene, "--max-risk", "1")["answers"][0]["probability"]
+    for planted, declined in ((likeliest, False), (min(1.0, likeliest + 1e-3), True)):
+        plant(planted)
+        found = asked(capsys, scene, "--max-risk", "0.1")
+        assert found["promise"]["threshold"] == pytest.approx(planted, abs=1e-6)
+        assert (found["declined"], found["answers"][0]["probability"]) == (declined, likeliest)
+        assert main(["ask", str(scene), QUESTION, "--profile", "smoke", "--max-risk", "0.1"]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.startswith("declined") is declined
+        for part in ("n = 80", "at most 10 % of those", "with probability 5 %", "coverage there 100.0%", "photograph"):
+            assert part in said
+
+
+def test_the_promise_is_that_of_the_calibration_questions(tiny_rejection):
+    decliner = Decliner.load(Answerer.load("smoke"))
+    arrays = dict(decliner.record.arrays)
+    errors, probability = np.arange(80) >= 60, np.linspace(0.9, 0.1, 80)
+    arrays |= {"full.calibration.correct": ~errors, "full.calibration.probability": probability}
+    decliner.record = dataclasses.replace(decliner.record, arrays=arrays)
+    found, expected = decliner.promise(0.2, 0.1), sgr(errors, probability, 0.2, 0.1)
+    assert (found.threshold, found.coverage) == (expected.threshold, expected.coverage)
+    assert 0.5 < found.coverage < 1
+    assert (found.questions, found.pictures) == (80, len(np.unique(arrays["pictures.calibration"])))
+
+
+def test_declines_where_nothing_can_be_promised(scene, capsys):
+    found = asked(capsys, scene, "--max-risk", "0")
+    assert found["declined"]
+    assert found["promise"]["threshold"] is None
+    assert found["promise"]["coverage"] == 0
+    assert main(["ask", str(scene), QUESTION, "--profile", "smoke", "--max-risk", "0"]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == "declined"
+    assert "Nothing can be promised" in said
+
+
+def test_json_of_an_answer_with_its_promise(scene, capsys):
+    plant(0.0)
+    found = asked(capsys, scene, "--max-risk", "1", "--delta", "0.2", "--top", "2")
+    assert found["declined"] is False
+    assert (found["promise"]["max_risk"], found["promise"]["delta"]) == (1, 0.2)
+    said = Decliner.load(Answerer.load("smoke")).ask(open_picture(scene), QUESTION)
+    assert [(a["answer"], a["probability"]) for a in found["answers"]] == said.answers[:2]
+    assert found["uncertainty"] == {k: getattr(said, k) for k in ("total", "aleatoric", "epistemic")}
+    assert found["head"]["samples"] == 5
+    assert found["model"]["pictures"] == 40
+    assert "declined" not in asked(capsys, scene)
+
+
+def test_bad_promises(scene, capsys):
+    def said(*words):
+        return refused(capsys, scene, QUESTION, "--profile", "smoke", *words)
+
+    assert "--delta is 0.1, but nothing is promised without --max-risk" in said("--delta", "0.1")
+    assert "--max-risk is 5, it must lie between 0 and 1" in said("--max-risk", "5")
+    assert "--max-risk is nan" in said("--max-risk", "nan")
+    assert "--delta is 0, it must" in said("--max-risk", "0.1", "--delta", "0")
+    assert "has no word" in refused(capsys, scene, "!", "--profile", "smoke", "--max-risk", "0.1")
+
+
+def test_heads_behind_another_fusion_are_refused(scene, capsys, tiny_rejection):
+    plant(fusion_hash="other")
+    said = refused(capsys, scene, QUESTION, "--profile", "smoke", "--max-risk", "0.1")
+    assert "trained behind another fusion" in said
+    assert f"delete {tiny_rejection / 'smoke' / 'rejection' / rejection.KEPT}" in said
+    assert "python -m vqa_core run rejection --profile smoke" in said
+
+
+def test_warns_when_the_heads_code_has_changed(scene, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "code_hash_of", lambda experiment: "other")
+    assert any("this head was trained" in w for w in asked(capsys, scene, "--max-risk", "1")["warnings"])
+
+
+def test_without_heads(picture, capsys, tiny):
+    said = refused(capsys, picture, QUESTION, "--profile", "smoke", "--max-risk", "0.1")
+    assert str(tiny / "smoke" / "rejection" / rejection.KEPT / "seed0.json") in said
+    assert "python -m vqa_core run rejection --profile smoke" in said

@@ -145,7 +145,9 @@ def posteriors(probabilities: np.ndarray, titles: Sequence[str], answers: Sequen
     )
     for q, (ax, title) in enumerate(zip(axes.flat, titles)):
         best = probabilities[:, q].mean(0).argsort()[::-1][:4]
-        parts = ax.violinplot(probabilities[:, q][:, best], positions=range(len(best)), vert=False, showmedians=True)
+        parts = ax.violinplot(
+            probabilities[:, q][:, best], positions=range(len(best)), orientation="horizontal", showmedians=True
+        )
         for body in parts["bodies"]:
             body.set(facecolor=PALETTE[0], alpha=0.45)
         for key in ("cmins", "cmaxes", "cbars", "cmedians"):

@@ -686,13 +686,14 @@ def effects(records: Iterable[Record]) -> dict[str, Interval | None]:
             [said(records, "phantoms", m, "test", tail) for m in ("full", "deterministic")]
             for tail in (tails[0], tails[-1])
         )
-        gains = [a.correct * 1.0 - b.correct for a, b in (few, many)]  # (S, Q) each
-        values["B3"] = _gap(*gains, few[0].pictures)
+        if few[1] is not None and many[1] is not None:
+            gains = [a.correct * 1.0 - b.correct for a, b in (few, many)]  # (S, Q) each
+            values["B3"] = _gap(*gains, few[0].pictures)
         for claim, part in (("B6a", "epistemic"), ("B6b", "aleatoric")):
             ratio = getattr(many[0], part).mean(axis=1) / getattr(few[0], part).mean(axis=1)  # (S,)
             values[claim] = mean_over_seeds(ratio)
     points = _sweep(records)
-    if (0.1, 1e-4) in points:
+    if (0.1, 1e-4) in points and len(points) > 2:  # ``full`` and ``bound`` alone are no sweep
         (here, keep, pictures), (there, _, _) = (_log_true(points[at]) for at in ((0.1, 1e-4), _best(points)))
         values["B4"] = _gap(-here[:, keep], -there[:, keep], pictures[keep])
     return values
