@@ -119,7 +119,7 @@ def test_broken_promises_stand_in_the_row_of_their_promise():
     found = dict(points(ax))
     assert {x: round(y) for x, y in found.items()} == {0.5: 0, 0.6: 1, 0.2: 0, 0.3: 1}
     assert found[0.5] < found[0.2]  # one above the other
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["5%", "10%"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["5 %", "10 %"]
     assert [0.05, 0.05] in [list(line.get_xdata()) for line in ax.lines]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["read off", "guaranteed", "δ = 5%"]
 
@@ -136,3 +136,16 @@ def test_shift_has_a_row_for_each_part_and_the_promise_in_the_panel_of_the_risk(
     assert [0.05, 0.05] in [list(line.get_xdata()) for line in risk.lines]
     assert [0.05, 0.05] not in [list(line.get_xdata()) for line in epistemic.lines]
     assert [t.get_text() for t in risk.get_yticklabels()] == ["test", "noisy"]
+
+
+def test_differences_are_coloured_by_the_side_of_zero_on_which_their_interval_lies():
+    rows = [("a", "full", -0.2, -0.3, -0.1), ("a", "last", 0.2, 0.1, 0.3), ("b", "full", 0.0, -0.1, 0.1)]
+    table = pd.DataFrame([dict(zip(("data", "method", "mean", "low", "high"), row)) for row in rows])
+    names = {"last": "last layer", "full": "whole head", "laplace": "Laplace"}
+    figure = drawing.differences(table, "data", {"a": "A", "b": "B", "c": "C"}, names, "AURC")
+    first, second = figure.axes
+    assert points(first) == [(0.2, 0), (-0.2, 1)]
+    assert points(second) == [(0.0, 1)]
+    assert [t.get_text() for t in first.get_yticklabels()] == ["last layer", "whole head"]
+    colours = [c.lines[0].get_color() for ax in figure.axes for c in ax.containers]
+    assert len(set(colours)) == 3

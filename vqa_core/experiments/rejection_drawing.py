@@ -211,10 +211,10 @@ def sweep(table: pd.DataFrame, marked: tuple[float, float]) -> Figure:
     sigmas, alphas = sorted(set(table["sigma"])), sorted(set(table["alpha"]))
     found = table.set_index(["sigma", "alpha"])
     figure, ax = plt.subplots(figsize=(WIDTH, 1.4 + 0.5 * len(sigmas)))
-    low, high = table["mean"].min(), table["mean"].max()
+    low, high = table["mean"].min(), table["mean"].quantile(0.9)  # the worst would hide all other differences
     for (sigma, alpha), cell in found.iterrows():
         at = alphas.index(alpha), sigmas.index(sigma)
-        strength = 0.65 * (high - cell["mean"]) / max(high - low, 1e-9)
+        strength = 0.65 * max(0.0, high - cell["mean"]) / max(high - low, 1e-9)
         ax.add_patch(plt.Rectangle((at[0] - 0.5, at[1] - 0.5), 1, 1, fc=PALETTE[0], alpha=strength, lw=0))
         star = " ★" if np.allclose((sigma, alpha), marked) else ""
         half = (cell["high"] - cell["low"]) / 2
@@ -265,6 +265,42 @@ def broken(
     ]
     marks.append(plt.Line2D([], [], color=INK["light"], ls="--", marker="", label=f"δ = {delta:.0%}"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=9)
+    return figure
+
+
+def differences(
+    table: pd.DataFrame, by: str, titles: Mapping[str, str], rows: Mapping[str, str], xlabel: str
+) -> Figure:
+    """Differences with their intervals: a panel for each value of ``by``, a row for each method, a line at zero.
+
+    Parameters
+    ----------
+    table
+        Columns by, method, mean, low, high.
+    by, titles
+        Column of the panels, and value → title; values without rows have no panel.
+    rows
+        Method → name, from top to bottom.
+    """
+    titles = {k: v for k, v in titles.items() if (table[by] == k).any()}
+    rows = {k: v for k, v in rows.items() if (table["method"] == k).any()}
+    figure, axes = plt.subplots(1, len(titles), figsize=(9.6, 1.2 + 0.32 * len(rows)), sharey=True, squeeze=False)
+    for ax, (value, title) in zip(axes[0], titles.items()):
+        for at, method in enumerate(rows):
+            for row in table[(table[by] == value) & (table["method"] == method)].to_dict("records"):
+                k = 0 if row["high"] < 0 else 1 if row["low"] > 0 else 5  # lower is better
+                looks = {"color": PALETTE[k], "marker": MARKERS[k], "ls": "none", "ms": 5, "capsize": 2}
+                ax.errorbar(row["mean"], at, xerr=whiskers(row), **looks)
+        ax.axvline(0, color=INK["light"], ls="--", lw=1, marker="")
+        ax.set(xlabel=xlabel)
+        ax.set_title(title, fontsize=10)
+    axes[0, 0].set_yticks(range(len(rows)), list(rows.values()))
+    axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
+    marks = [
+        plt.Line2D([], [], color=PALETTE[k], marker=MARKERS[k], ls="none", label=name)
+        for k, name in ((0, "lower"), (1, "higher"), (5, "interval holds zero"))
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
