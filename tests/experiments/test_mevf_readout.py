@@ -64,6 +64,6 @@ def test_costs_tell_frozen_from_tuned_and_what_became_of_the_encoder():
     costs = mevf_readout.costs([*three("ban.3064", CLOSED), *three("ban.3064.frozen", CLOSED)]).set_index("encoders")
     tuned, frozen = costs.loc["fine-tuned"], costs.loc["frozen"]
     assert tuned["per_second"] == pytest.approx(60)
-    assert tuned["processor_minutes"] == pytest.approx(np.mean([6000 / v for v in (50, 60, 70)]) / 60)
+    assert tuned["minutes"] == pytest.approx(np.mean([6000 / v for v in (50, 60, 70)]) / 60)
     assert (tuned["alive_start"], tuned["alive_end"]) == ("80%", "10%")
     assert (frozen["alive_start"], frozen["alive_end"]) == ("–", "–")

@@ -56,7 +56,7 @@ def costs(records: Iterable[Record]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns protocol, model, encoders (``fine-tuned`` or ``frozen``), processor_minutes (mean of a run),
+        Columns protocol, model, encoders (``fine-tuned`` or ``frozen``), minutes (of one core, mean of a run),
         per_second (training questions in a second of one core), alive_start, alive_end (share of the features of the
         auto-encoder's code that are not zero, before and after training; ``"–"`` where it is frozen), seeds.
     """
@@ -74,7 +74,7 @@ def costs(records: Iterable[Record]) -> pd.DataFrame:
                 "protocol": train,
                 "model": f"mevf+{model}",
                 "encoders": "frozen" if "frozen" in rest else "fine-tuned",
-                "processor_minutes": float(np.mean(np.array(questions) / speed)) / 60,
+                "minutes": float(np.mean(np.array(questions) / speed)) / 60,
                 "per_second": float(speed.mean()),
                 **{f"alive_{w}": "–" if a is None else f"{a:.0%}" for w, a in alive.items()},
                 "seeds": len(some),
