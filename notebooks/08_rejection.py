@@ -491,6 +491,27 @@ chapter.table(
 )
 
 # %% [markdown]
+# ### How reliable is that?
+#
+# {cite:t}`whitehead2022reliable` ask for two numbers: the coverage at a risk of one per cent, and $\Phi_c$, the mean gain when a right answer counts one, none counts nothing, and a wrong one costs $c$. At a high cost the best model is the one that keeps silent best.
+
+# %% tags=["hide-input"]
+trusted = readout.reliable(runs, ("deterministic", "full", "ensemble"))
+trusted["cell"] = [
+    f"{m:.1%} ± {100 * (h - lo) / 2:.1f}" for m, lo, h in zip(trusted["mean"], trusted["low"], trusted["high"])
+]
+table = trusted.pivot_table(index=["data", "method"], columns="metric", values="cell", aggfunc="first", sort=False)
+table = table.reset_index().assign(method=lambda t: t["method"].map(experiment.METHODS))
+
+# %% tags=["hide-input"]
+chapter.table(
+    table,
+    "reliable",
+    records=runs,
+    caption="Coverage at a selective risk (named in the column) on the test, a description and no promise; and effective reliability Φ at two costs, with thresholds from the calibration questions; half-widths of t intervals over seeds.",
+)
+
+# %% [markdown]
 # ### Open and closed questions
 
 # %% tags=["hide-input"]

@@ -238,6 +238,19 @@ def test_decisions_without_calibration_questions_judge_the_other_half():
     assert table.set_index("method")["mean"].to_dict() == {"full": 1.0, "never_ask": 0.5, "always_ask": 0.5}
 
 
+def test_effective_reliability_takes_its_threshold_from_the_calibration():
+    """Calibration: the surest half is right. Test: so it is too, then nothing; by hand with that threshold."""
+    parts = [
+        answers_of("full", "calibration", EARLY < 20),
+        answers_of("full", "test", EARLY < 10),  # the threshold of the calibration answers 10 wrong ones
+    ]
+    table = readout.reliable(runs("scenes.full", *parts), ["full"], (0.05, 0.5), (1.0, 10.0)).set_index("metric")
+    assert table.loc["coverage at 0.05", "mean"] == pytest.approx(10 / 40)
+    assert table.loc["coverage at 0.5", "mean"] == pytest.approx(20 / 40)
+    assert table.loc["phi 1", "mean"] == pytest.approx((10 - 10) / 40)
+    assert table.loc["phi 10", "mean"] == pytest.approx((10 - 100) / 40)
+
+
 def test_cheapest_threshold_by_hand():
     errors, confidence = np.array([0, 1, 0, 1, 1]), np.array([0.9, 0.8, 0.8, 0.6, 0.5])
     assert readout._cheapest(errors, confidence, 0.6) == 0.8  # costs 1 + 2 · 0.6; 0.9 alone costs 4 · 0.6

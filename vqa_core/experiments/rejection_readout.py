@@ -206,6 +206,53 @@ def against(records: Iterable[Record], base: str = "deterministic") -> pd.DataFr
     return pd.DataFrame(rows)
 
 
+def reliable(
+    records: Iterable[Record], methods: Sequence[str], risks: Sequence[float] = (0.01, 0.05), prices=(1.0, 10.0)
+) -> pd.DataFrame:
+    """The two numbers of *Reliable VQA* (Whitehead et al. 2022), over seeds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns data, method, metric, mean, low, high, n (seeds). ``coverage at r`` is the largest coverage whose
+        selective risk on the test is at most r: it describes, and promises nothing. ``phi c`` is the effective
+        reliability at cost c of a wrong answer, with the best threshold of the calibration questions, or of one half of
+        the test pictures where there are none.
+    """
+    import pandas as pd
+
+    records, rows = list(records), []
+    for data, method, x in _each(records):
+        if method not in methods:
+            continue
+        seeds = range(len(x.errors))
+        found = {
+            f"coverage at {r:g}": [rejection.coverage_at_risk(x.errors[s], x.probability[s], r) for s in seeds]
+            for r in risks
+        }
+        for price in prices:
+            values = []
+            for s in seeds:
+                known, test = _thresholds_from(said(records, data, method, "calibration"), x, s)
+                answered = x.probability[s][test] >= rejection.best_threshold(*known, price)
+                values.append(rejection.effective_reliability(x.errors[s][test], answered, price))
+            found[f"phi {price:g}"] = values
+        about = {"data": data, "method": method}
+        rows += [about | {"metric": k} | row(mean_over_seeds(v)) for k, v in found.items()]
+    return pd.DataFrame(rows)
+
+
+def _thresholds_from(known: Said | None, x: Said, s: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Errors and confidences that a threshold is chosen on in run s, and the test questions to judge it on, bool (Q,).
+
+    Without calibration questions they are one half of the test pictures, and the other half is judged.
+    """
+    if known is not None:
+        return (known.errors[s], known.probability[s]), np.ones(len(x.pictures), dtype=bool)
+    half = next(iter(_halves(x.pictures, 1)))
+    return (x.errors[s][half], x.probability[s][half]), ~half
+
+
 def by_kind(records: Iterable[Record], data: str, method: str) -> pd.DataFrame:
     """Open and closed questions apart: columns kind, coverage, mean (accuracy), low, high, n."""
     import pandas as pd
@@ -541,16 +588,12 @@ def decisions(records: Iterable[Record], methods: Sequence[str], ask: Sequence[f
     for data, method, x in _each(records):
         if method not in methods:
             continue
-        known = said(records, data, method, "calibration")
-        half = next(iter(_halves(x.pictures, 1)))
+        before = said(records, data, method, "calibration")
         for price in ask:
             found = []
             for s in range(len(x.errors)):
-                if known is not None:
-                    of, test = (known.errors[s], known.probability[s]), np.ones(len(half), bool)
-                else:
-                    of, test = (x.errors[s][half], x.probability[s][half]), ~half
-                answered = x.probability[s][test] >= _cheapest(*of, price)
+                known, test = _thresholds_from(before, x, s)
+                answered = x.probability[s][test] >= _cheapest(*known, price)
                 found.append(rejection.mean_cost(x.errors[s][test], answered, price))
             at = {"data": data, "ask": float(price)}
             rows.append(at | {"method": method} | row(mean_over_seeds(found)))
