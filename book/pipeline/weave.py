@@ -94,7 +94,9 @@ def emit(notebook: Any, chapter: str, folder: Path, *, executed: bool = True) ->
             cell.outputs = [o for o in cell.outputs if SHOWN not in o.get("data", {})]
         cells.append(cell)
         for kind, name in names:
-            if executed or (folder / f"{name}.json").exists():
+            published = folder / f"{name}.json"
+            if executed or published.exists():
+                kind = load(published).get("kind", kind)  # the source may have made a figure of a table since
                 text = (_figure if kind == "figure" else _table)(chapter, name, folder)
                 cells.append(nbformat.v4.new_markdown_cell(text, id=f"shown-{name}".replace("_", "-")[:64]))
     notebook.cells = cells

@@ -4,10 +4,12 @@ import json
 import shutil
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 
 from book.pipeline import check, dumps, load, prepare, publish, weave
+from vqa_core import figures
 
 
 @pytest.fixture(autouse=True)
@@ -284,3 +286,17 @@ def test_printed_sources_are_staged_and_must_exist(executed):
         with pytest.raises(FileNotFoundError, match="only files of vqa_core/"):
             publish.listed_sources(executed)
         notebook.write_text(notebook.read_text().replace(wrong, "vqa_core/fusion/vector.py"))
+
+
+def test_a_page_that_was_not_executed_shows_what_was_published(tmp_path):
+    """The source makes a figure now; what is published under its name is still a table, and is shown as one."""
+    chapter = figures.Chapter("03_demo", "cpu", tmp_path)
+    chapter.table(pd.DataFrame({"a": [1]}), "numbers", caption="Numbers of the committed run.")
+    sidecar = tmp_path / "numbers.json"
+    made = {"fingerprint": {"cells": "0" * 12, "modules": "0" * 12}}
+    sidecar.write_text(json.dumps(load(sidecar) | {"made_from": made}))
+    source = 'chapter.figure(fig, "numbers", caption="c", alt="a", data=d)'
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    shown = weave.emit(notebook, "03_demo", tmp_path, executed=False).cells[-1].source
+    assert "Numbers of the committed run." in shown
+    assert "{figure}" not in shown
