@@ -529,7 +529,7 @@ if reproduced:
     costs = mevf_readout.costs(reproduced)
     display(
         chapter.table(
-            costs,
+            costs.drop(columns="seeds"),
             "mevf_costs",
             records=reproduced,
             formats={"minutes": ".1f", "per_second": ".0f"},
