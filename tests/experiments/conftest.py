@@ -67,15 +67,20 @@ def _made(tmp_path_factory):
     return root
 
 
+def _copied(made, tmp_path, patch: pytest.MonkeyPatch, shrink):
+    """Yield a copy of ``made`` in which a test may write; the sizes are as they were when it was made."""
+    root = tmp_path / "results"
+    shutil.copytree(made, root)
+    patch.setenv("VQA_RESULTS", str(root))
+    shrink(patch)
+    yield root
+    _forget()
+
+
 @pytest.fixture
 def tiny(_made, tmp_path, monkeypatch):
     """Folder of results (a copy), in which profile ``smoke`` is very small; VQA_RESULTS points to it."""
-    root = tmp_path / "results"
-    shutil.copytree(_made, root)
-    monkeypatch.setenv("VQA_RESULTS", str(root))
-    _shrink(monkeypatch)
-    yield root
-    _forget()
+    yield from _copied(_made, tmp_path, monkeypatch, _shrink)
 
 
 def _shrink_rejection(patch: pytest.MonkeyPatch) -> None:
@@ -114,9 +119,4 @@ def _made_rejection(_made, tmp_path_factory):
 @pytest.fixture
 def tiny_rejection(_made_rejection, tmp_path, monkeypatch):
     """As ``tiny``, with what ``rejection`` reads and the records whose heads ``ask --max-risk`` uses."""
-    root = tmp_path / "results"
-    shutil.copytree(_made_rejection, root)
-    monkeypatch.setenv("VQA_RESULTS", str(root))
-    _shrink_rejection(monkeypatch)
-    yield root
-    _forget()
+    yield from _copied(_made_rejection, tmp_path, monkeypatch, _shrink_rejection)
