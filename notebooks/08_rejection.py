@@ -14,7 +14,7 @@
 # :::
 #
 # Every model of this book answers every question. Nothing forces it to: a model that says *I do not know* to the right tenth of the questions can be worth more than one that is a point more accurate. For that it needs a number that knows when it is wrong, and somebody must say what may be promised about that number. The study notes propose a Bayesian
-# last layer and a threshold. This chapter builds it, puts four simpler rivals beside it at the same cost, and separates what a curve *shows* from what it *guarantees*.
+# last layer and a threshold. This chapter builds it, puts simpler rivals beside it with what each costs, and separates what a curve *shows* from what it *guarantees*.
 #
 # :::{admonition} What you will be able to do
 # :class: tip
