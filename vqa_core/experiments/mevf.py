@@ -135,6 +135,7 @@ class Config:
     """What a profile runs; ``decoder`` adds runs of BAN with the published reconstruction loss."""
 
     seeds: int
+    frozen_seeds: int
     questions: int | None = None
     epochs: int = 20
     dim: int = 1024
@@ -142,9 +143,9 @@ class Config:
 
 
 PROFILES = {
-    "smoke": Config(1, questions=48, epochs=1, dim=32),
-    "cpu": Config(3),
-    "gpu": Config(5, decoder=True),
+    "smoke": Config(1, 1, questions=48, epochs=1, dim=32),
+    "cpu": Config(3, 2),
+    "gpu": Config(5, 5, decoder=True),
 }
 
 
@@ -176,8 +177,8 @@ def specs(profile: str) -> list[Spec]:
         }
     return [
         Spec("mevf", unit, seed, profile, Rows(train, config.questions), model, training)
-        for seed in range(config.seeds)
         for unit, (train, model, training) in units.items()
+        for seed in range(config.frozen_seeds if model.frozen else config.seeds)
         if present()
     ]
 
