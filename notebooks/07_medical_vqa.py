@@ -569,6 +569,27 @@ chapter.table(
 )
 
 # %% [markdown]
+# ### What CMSA reads
+#
+# CMSA's last block weighs every word at every cell. Of the first questions of the first families, seed 0, trained on phantoms; darker reads more. Whether such maps point at what the answer depends on is chapter 9's question: here they are only shown.
+
+# %% tags=["hide-input"]
+reader = next(r for r in runs if r.spec.unit == f"phantoms.{pair}.concat.cmsa.base")
+asked = medical.material_of(reader.spec.data).parts["test"]
+weights = readout.word_region_table(reader, asked)
+shown = weights[weights["row"].isin(weights["row"].unique()[:6])]
+
+# %% tags=["hide-input"]
+chapter.figure(
+    drawing.word_region_maps(shown, asked, reader.spec.model.sizes.cells),
+    "word_region",
+    data=shown,
+    records=[reader],
+    caption="What CMSA reads: each phantom with the cells that the model sees, and the weight of each word (rows) at each cell (columns).",
+    alt=f"{shown['row'].nunique()} phantoms, each beside a table of words by {reader.spec.model.sizes.cells**2} cells whose shades are the weights of attention.",
+)
+
+# %% [markdown]
 # ## Verdicts
 
 # %% tags=["hide-input"]

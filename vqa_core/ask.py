@@ -121,7 +121,7 @@ class Answerer:
             raise FileNotFoundError(_absent(first.path(root), profile, root)) from None
         namer, reader, words = load_encoders(profile, root)
         cells, slots, answers = NamedCells(namer, "grid"), SlotTokens(reader, "vector"), best.details["answers"]
-        trained = trained_fusion(best, cells.out_dim, slots.out_dim)
+        trained = trained_fusion(best, cells.out_dim, slots.out_dim, root)
         n, sizes = best.metrics["accuracy_test"].n, best.spec.data
         about = About(
             profile=profile,

@@ -15,10 +15,12 @@ from vqa_core.evaluation.rejection import (
     best_threshold,
     bootstrap_area,
     bootstrap_curve,
+    cheapest_threshold,
     cost_curve,
     coverage_at_risk,
     e_aurc,
     effective_reliability,
+    empirical_threshold,
     gain_over_seeds,
     learn_then_test,
     mean_cost,
@@ -309,6 +311,37 @@ def test_a_thousand_resamples_of_twenty_thousand_questions_are_fast(rng):
     assert time.process_time() - start < 1.5
 
 
+@pytest.mark.parametrize(
+    ("max_risk", "threshold"),
+    [(0.0, 0.9), (0.25, 0.7), (0.34, 0.6), (0.4, 0.6), (0.5, 0.5), (1.0, 0.5)],
+)
+def test_empirical_threshold_by_hand(max_risk, threshold):
+    """Selective risks are 0 at 0.9, 1/4 at 0.7 (three tie), 1/3 at 0.6, 3/7 at 0.5."""
+    confidence = np.array([0.9, 0.7, 0.7, 0.7, 0.6, 0.6, 0.5])
+    errors = np.array([0, 1, 0, 0, 1, 0, 1])
+    for order in (np.arange(7), np.arange(7)[::-1], np.random.default_rng(0).permutation(7)):
+        assert empirical_threshold(errors[order], confidence[order], max_risk) == threshold
+
+
+def test_empirical_threshold_is_infinite_when_the_surest_are_wrong():
+    assert empirical_threshold(np.array([1, 0]), np.array([0.9, 0.1]), 0.4) == np.inf
+    assert empirical_threshold(np.array([1, 0]), np.array([0.5, 0.5]), 0.4) == np.inf
+
+
+def test_cheapest_threshold_by_hand():
+    errors, confidence = np.array([0, 1, 0, 1, 1]), np.array([0.9, 0.8, 0.8, 0.6, 0.5])
+    assert cheapest_threshold(errors, confidence, 0.6) == 0.8  # costs 1 + 2 · 0.6; 0.9 alone costs 4 · 0.6
+    assert cheapest_threshold(errors, confidence, 0.4) == 0.9  # 4 · 0.4; 0.8 costs 1 + 2 · 0.4
+    assert cheapest_threshold(np.ones(2), np.array([1.0, 0.5]), 0.5) == np.inf
+
+
+def test_thresholds_that_a_reader_or_a_doctor_takes_refuse_nonsense():
+    with pytest.raises(ValueError, match="max_risk is 2"):
+        empirical_threshold([0, 1], [1, 2], 2)
+    with pytest.raises(ValueError, match="ask is -1"):
+        cheapest_threshold([0, 1], [1, 2], -1)
+
+
 # ------------------------------------------------------------------------------------------------ seeds and questions
 
 
@@ -366,6 +399,7 @@ def test_differences_over_seeds_are_antisymmetric(rng):
     one = [tuple(x[:1] for x in pair) for pair in (a, b)]
     forth, back = (bands_over_seeds(*x, y, coverages=[0.5, 1.0], resamples=100) for x, y in (one, one[::-1]))
     np.testing.assert_allclose(forth.risk.low, -back.risk.high, atol=1e-12)
+    np.testing.assert_allclose(forth.gain.risk, forth.risk.risk[1] - forth.risk.risk)  # of one point and of all
     same = bands_over_seeds(*a, a, coverages=[0.5], resamples=20)
     assert (same.risk.low[0], same.risk.high[0], same.aurc.low, same.aurc.high) == (0, 0, 0, 0)
 

@@ -89,7 +89,7 @@ def _shrink_rejection(patch: pytest.MonkeyPatch) -> None:
     tokens, heads = rejection_tokens.PROFILES["smoke"], rejection.PROFILES["smoke"]
     scenes = rejection_tokens.SceneParts(train=240, test=80, shifted=24, noise=(0.0, 0.2))
     drawn = rejection_tokens.PhantomParts(train=12, val=4, calibration=6, test=6, shifted=4, severity=(2.0,))
-    sizes = medical.Sizes(2, 6, 8, 8, 6, 8, 0.1)
+    sizes = medical.Sizes(2, 6, 8, 8, 6, 8, 4, 0.1)
     patch.setitem(
         rejection_tokens.PROFILES, "smoke", dataclasses.replace(tokens, scenes=scenes, phantoms=drawn, sizes=sizes)
     )

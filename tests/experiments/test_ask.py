@@ -251,6 +251,27 @@ def test_the_same_answer_twice_and_other_draws_are_left_alone(tiny_rejection):
     assert first.epistemic > 0
 
 
+def test_every_question_and_picture_has_noise_of_its_own(tiny_rejection, monkeypatch):
+    decliner = Decliner.load(Answerer.load("smoke"))
+    seeds, predict = [], decliner.head.predict
+
+    def remember(fused, samples):
+        seeds.append(torch.initial_seed())
+        return predict(fused, samples)
+
+    monkeypatch.setattr(decliner.head, "predict", remember)
+    black, white = (np.full((40, 40, 3), grey, dtype=np.uint8) for grey in (0, 255))
+    for picture, question in (
+        (black, "Is it red?"),
+        (black, "Is it blue?"),
+        (white, "Is it red?"),
+        (black, "Is it red?"),
+    ):
+        decliner.ask(picture, question)
+    assert len(set(seeds)) == 3
+    assert seeds[0] == seeds[3]
+
+
 def test_answers_from_the_threshold_on(scene, capsys):
     """All calibration answers have the probability that is the threshold: the answer's own, then a little more."""
     likeliest = asked(capsys, scene, "--max-risk", "1")["answers"][0]["probability"]

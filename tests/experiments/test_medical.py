@@ -20,7 +20,7 @@ from vqa_core.experiments.records import Metric, Record
 from vqa_core.experiments.runner import run_spec
 from vqa_core.training.loop import Training
 
-SIZES = md.Sizes(2, 6, 8, 8, 6, 8, 0.1)
+SIZES = md.Sizes(2, 6, 8, 8, 6, 8, 4, 0.1)
 DRAWN = md.Drawn(10, 5, 8)
 
 
@@ -37,12 +37,12 @@ def place_of_work(tmp_path, monkeypatch):
     """Few phantoms and no real data; encoders without training; results in a folder of their own."""
     monkeypatch.setenv("VQA_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("VQA_DATA", str(tmp_path))
-    for name in ("VQA_CLIP", "VQA_BERT"):
+    for name in ("VQA_CLIP", "VQA_PUBMEDCLIP", "VQA_RESNET", "VQA_VIT", "VQA_BERT"):
         monkeypatch.delenv(name, raising=False)
     for name in ("medical", "medical_encoders"):
         monkeypatch.setitem(EXPERIMENTS, name, f"vqa_core.experiments.{name}")
     once = Training(epochs=2, batch_size=32, learning_rate=1e-2)
-    config = replace(md.PROFILES["smoke"], sizes=SIZES, drawn=DRAWN, amounts=(6,), training={"phantoms": once})
+    config = replace(md.PROFILES["smoke"], sizes=SIZES, drawn=DRAWN, amounts={6: once}, training={"phantoms": once})
     monkeypatch.setitem(md.PROFILES, "smoke", config)
 
     def load(profile, name):
@@ -72,17 +72,17 @@ def test_grid_holds_every_comparison_once(profile, monkeypatch):
     assert {s.seed for s in specs if s.model is None} == {0}
     assert len({(s.data, s.model, s.seed) for s in trained}) == len(trained)  # no two units are the same
     for s in trained:
-        data, names, union, interaction, variant, *_ = s.unit.split(".")
+        data, names, union, interaction, variant, *amount = s.unit.split(".")
         assert tuple(md.ENCODERS[data][n] for n in names.split("+")) == s.model.encoders
         assert (union, interaction, variant) == (s.model.union, s.model.interaction, s.model.variant)
-        assert s.training == config.training[data]
+        assert s.training == (config.amounts[int(amount[0])] if amount else config.training[data])
     assert {unit.split(".")[3] for unit in grid} == {*md.INTERACTIONS, *md.OTHER_FUSIONS}
     assert ("bert" in {m.variant for _, m in grid.values()}) is (profile == "gpu")
 
 
 def test_what_is_absent_is_left_out_and_named(place_of_work):
     missing = md.absent()
-    assert {"vqa_rad", "glove", "bert", "clip", "maml_published", "dae_published", "natural"} <= set(missing)
+    assert {*md.FILES, *me.FILES} == set(missing)
     assert all(missing.values())
     units = {s.unit for s in md.specs("smoke")}
     assert units
@@ -206,6 +206,21 @@ def test_every_model_trains_all_of_its_parameters(interaction, union, variant):
     longer = [torch.cat([x, torch.zeros_like(x[:, :2])], dim=1) for x in padded[1:3]]
     torch.testing.assert_close(model(padded.pictures, *longer).logits, logits, rtol=1e-4, atol=1e-4)
     assert isinstance(md.score_of(model.train(), feed), float)
+
+
+def test_word_region_maps_are_those_of_the_questions_asked_for(place_of_work):
+    unit = "phantoms.maml+dae.concat.cmsa.base"
+    record = run_spec(spec_of(unit), "code", place_of_work / "results")
+    test = md.material_of(DRAWN).parts["test"]
+    rows, maps = record.arrays["map_row"], record.arrays["map"]
+    families = [sample.family for sample in test]
+    assert sorted(rows.tolist()) == sorted(families.index(family) for family in set(families))
+    np.testing.assert_allclose(maps.sum((1, 2)), 1, rtol=1e-5)
+    table = ro.word_region_table(record, test)
+    words = [min(len(md.tokenize(test[i].question)), DRAWN.max_words) for i in rows.tolist()]
+    assert len(table) == 4 * sum(words)  # no word is lost
+    np.testing.assert_allclose(table.groupby("row")["weight"].sum(), 1, rtol=1e-5)  # nor has padding a weight
+    np.testing.assert_allclose(table.groupby("row")["uniform"].sum(), 1, rtol=1e-5)
 
 
 def test_unknown_parts_are_refused():

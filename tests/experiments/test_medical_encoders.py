@@ -1,5 +1,6 @@
 """Encoders pre-trained on phantoms: what they learn from, what is kept, and that what is loaded is what was kept."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -149,12 +150,49 @@ def test_a_split_without_an_organ_is_refused():
 
 def test_files_that_are_absent_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("VQA_DATA", str(tmp_path))
-    monkeypatch.delenv("VQA_CLIP", raising=False)
+    for name in ("VQA_CLIP", "VQA_PUBMEDCLIP", "VQA_RESNET", "VQA_VIT"):
+        monkeypatch.delenv(name, raising=False)
     assert set(me.absent()) == set(me.FILES)
     with pytest.raises(FileNotFoundError, match="resnet20"):
         me.load_encoder("smoke", "natural")
     with pytest.raises(ValueError, match="vgg"):
         me.load_encoder("smoke", "vgg")
+
+
+def test_encoders_of_natural_pictures_are_read_from_where_their_variables_point(tmp_path, monkeypatch):
+    from torchvision.models import resnet50
+    from transformers import CLIPVisionConfig, CLIPVisionModel, ViTConfig, ViTModel
+
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    picture = {"image_size": 32, "patch_size": 8}
+    for seed, name in enumerate(("clip", "pubmedclip")):
+        torch.manual_seed(seed)
+        CLIPVisionModel(CLIPVisionConfig(**size, **picture)).save_pretrained(tmp_path / name)
+    ViTModel(ViTConfig(**size, **picture), add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+    with pytest.raises(FileNotFoundError, match="VQA_VIT is not set"):
+        me.load_encoder("smoke", "vit")
+    for name in ("clip", "pubmedclip", "vit"):
+        monkeypatch.setenv(f"VQA_{name.upper()}", str(tmp_path / name))
+    with pytest.raises(FileNotFoundError, match=r"preprocessor_config\.json is missing"):
+        me.load_encoder("smoke", "vit")
+    means = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.4, 0.2]}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(means))
+    resnet = resnet50(weights=None)
+    torch.save(resnet.state_dict(), tmp_path / "resnet50.pth")
+    with pytest.raises(FileNotFoundError, match="VQA_RESNET is"):
+        me.load_encoder("smoke", "resnet50")
+    monkeypatch.setenv("VQA_RESNET", str(tmp_path / "resnet50.pth"))
+    assert not set(me.absent()) & {"clip", "pubmedclip", "vit", "resnet50"}
+
+    pictures = torch.rand(2, 3, 40, 40) * 2 - 1
+    tokens = {}
+    for name, cells in (("clip", 16), ("pubmedclip", 16), ("vit", 16), ("resnet50", 49)):
+        encoder, grid = me.load_encoder("smoke", name)
+        tokens[name] = encoder(pictures).tokens
+        assert tokens[name].shape[1] == cells == grid[0] * grid[1]
+    assert not torch.allclose(tokens["clip"], tokens["pubmedclip"])  # each has its own folder
+    assert torch.equal(me.load_encoder("smoke", "resnet50").encoder.encoder.backbone.conv1.weight, resnet.conv1.weight)
+    assert me.load_encoder("smoke", "vit").encoder.deviation.flatten().tolist() == pytest.approx([0.5, 0.4, 0.2])
 
 
 @pytest.mark.realdata("vqa_rad", "cifar_resnet_weights")

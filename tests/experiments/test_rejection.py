@@ -429,23 +429,6 @@ def test_chosen_questions_are_the_extreme_ones(monkeypatch):
 # --------------------------------------------------------------------------------------------- promise and guarantee
 
 
-@pytest.mark.parametrize(
-    ("max_risk", "threshold"),
-    [(0.0, 0.9), (0.25, 0.7), (0.34, 0.6), (0.4, 0.6), (0.5, 0.5), (1.0, 0.5)],
-)
-def test_empirical_threshold_by_hand(max_risk, threshold):
-    """Selective risks are 0 at 0.9, 1/4 at 0.7 (three tie), 1/3 at 0.6, 3/7 at 0.5."""
-    confidence = np.array([0.9, 0.7, 0.7, 0.7, 0.6, 0.6, 0.5])
-    errors = np.array([0, 1, 0, 0, 1, 0, 1])
-    for order in (np.arange(7), np.arange(7)[::-1], np.random.default_rng(0).permutation(7)):
-        assert rj.empirical_threshold(errors[order], confidence[order], max_risk) == threshold
-
-
-def test_empirical_threshold_is_infinite_when_the_surest_are_wrong():
-    assert rj.empirical_threshold(np.array([1, 0]), np.array([0.9, 0.1]), 0.4) == np.inf
-    assert rj.empirical_threshold(np.array([1, 0]), np.array([0.5, 0.5]), 0.4) == np.inf
-
-
 def test_simulated_risks_are_those_of_the_world():
     """Of the answers above t: coverage 1 − t, and the mean of (1 − c)^power over c from t to 1."""
     world = rj.Simulation((400,), (0.1,), 150, power=2.5)

@@ -251,13 +251,6 @@ def test_effective_reliability_takes_its_threshold_from_the_calibration():
     assert table.loc["phi 10", "mean"] == pytest.approx((10 - 100) / 40)
 
 
-def test_cheapest_threshold_by_hand():
-    errors, confidence = np.array([0, 1, 0, 1, 1]), np.array([0.9, 0.8, 0.8, 0.6, 0.5])
-    assert readout._cheapest(errors, confidence, 0.6) == 0.8  # costs 1 + 2 · 0.6; 0.9 alone costs 4 · 0.6
-    assert readout._cheapest(errors, confidence, 0.4) == 0.9  # 4 · 0.4; 0.8 costs 1 + 2 · 0.4
-    assert readout._cheapest(np.ones(2), np.array([1.0, 0.5]), 0.5) == np.inf
-
-
 # ---------------------------------------------------------------------------------------------------- shift, detection
 
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from vqa_core.encoders.pretrained import load_model
 from vqa_core.encoders.tokens import Tokens
+
+
+def normalisation(folder: str | Path) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel on the scale from 0 to 1, as ``preprocessor_config.json`` in a folder says."""
+    path = Path(folder) / "preprocessor_config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing; it is published with the weights and says how to normalise pictures"
+        )
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found["image_mean"], found["image_std"]
 
 
 class ViTImage(nn.Module):

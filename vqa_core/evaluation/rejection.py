@@ -294,7 +294,28 @@ def best_threshold(errors: np.ndarray, confidence: np.ndarray, cost: float) -> f
         raise ValueError(f"cost is {cost}, it must be at least 0")
     gain = np.where(ranked.errors < 1, 1 - ranked.errors, -cost).cumsum()[ranked.ends]  # (G,)
     best = int(gain.argmax())
-    return float(ranked.confidence[ranked.ends[best]]) if gain[best] > 0 else math.inf
+    return ranked.threshold([best] if gain[best] > 0 else [])
+
+
+def empirical_threshold(errors: np.ndarray, confidence: np.ndarray, max_risk: float) -> float:
+    """The threshold that a reader takes off the curve: the widest with an observed selective risk up to ``max_risk``.
+
+    It promises nothing: :func:`sgr_threshold` does. ``inf`` when there is none.
+    """
+    ranked = _Ranked(errors, confidence)
+    count, total = ranked.sums(np.ones(ranked.n, int))  # (G,), (G,)
+    return ranked.threshold(np.flatnonzero(total / count <= _share("max_risk", max_risk)))
+
+
+def cheapest_threshold(errors: np.ndarray, confidence: np.ndarray, ask: float) -> float:
+    """The threshold with the least mean cost on these questions, see :func:`mean_cost`; ``inf`` asks about all."""
+    ranked = _Ranked(errors, confidence)
+    if ask < 0:
+        raise ValueError(f"ask is {ask}, it must be at least 0")
+    count, total = ranked.sums(np.ones(ranked.n, int))  # (G,), (G,)
+    cost = total + ask * (ranked.n - count)  # (G,)
+    best = int(cost.argmin())
+    return ranked.threshold([best] if cost[best] < ask * ranked.n else [])
 
 
 def mean_cost(errors: np.ndarray, answered: np.ndarray, ask: float) -> float:
@@ -330,7 +351,7 @@ class CurveBand(NamedTuple):
     Attributes
     ----------
     coverage, risk, low, high
-        (K,) each; ``risk`` is a difference of risks for :func:`paired_curves`.
+        (K,) each; ``risk`` may be a difference of risks, see :class:`RejectionBands`.
     n
         Number of questions.
     level
@@ -344,6 +365,10 @@ class CurveBand(NamedTuple):
     n: int
     level: float
 
+    def at(self, i: int) -> Interval:
+        """The curve's i-th point."""
+        return Interval(float(self.risk[i]), float(self.low[i]), float(self.high[i]), self.n, self.level)
+
 
 class RejectionBands(NamedTuple):
     """A risk–coverage curve and its areas; or differences a − b of two models, where negative is in favour of ``a``.
@@ -352,11 +377,14 @@ class RejectionBands(NamedTuple):
     ----------
     risk
         Selective risk over coverage.
+    gain
+        Risk of all minus selective risk, over coverage: what declining gains in accuracy.
     aurc, augrc
         The areas.
     """
 
     risk: CurveBand
+    gain: CurveBand
     aurc: Interval
     augrc: Interval
 
@@ -409,18 +437,12 @@ def paired_curves(
 
     Two bands that overlap say little; a band of the difference that leaves 0 out is evidence.
     """
-    a, b, share = _Ranked(errors_a, confidence_a), _Ranked(errors_b, confidence_b), _coverages(coverages)
-    if a.n != b.n:
-        raise ValueError(f"a has {a.n} questions and b has {b.n}; a paired difference needs the same questions")
-
-    def differences(w: np.ndarray) -> np.ndarray:
-        k = share * w.sum()
-        return np.append(a.risk(w, k) - b.risk(w, k), [a.aurc(w) - b.aurc(w), a.augrc(w) - b.augrc(w)])  # (K + 2,)
-
-    seen = differences(np.ones(a.n, int))
-    draws = np.array([differences(w) for w in _multiplicities(a.n, groups, resamples, seed)])  # (R, K + 2)
-    areas = (_interval(seen[i], draws[:, i], a.n, level, groups) for i in (-2, -1))
-    return RejectionBands(_band(share, seen[:-2], draws[:, :-2], a.n, level), *areas)
+    if len(errors_a) != len(errors_b):
+        raise ValueError(
+            f"a has {len(errors_a)} questions and b has {len(errors_b)}; a paired difference needs the same questions"
+        )
+    a, b = ((np.asarray(e)[None], np.asarray(c)[None]) for e, c in ((errors_a, confidence_a), (errors_b, confidence_b)))
+    return bands_over_seeds(*a, b, groups, coverages, resamples, seed, level)
 
 
 def bands_over_seeds(
@@ -450,16 +472,32 @@ def bands_over_seeds(
     resampled, and the seeds' error is drawn from the t distribution with S − 1 degrees of freedom, times s/√S.
     """
     share = _coverages(coverages)
+    shapes = {np.shape(x) for x in (errors, confidence, *(minus or ()))}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise ValueError(f"shapes are {sorted(shapes)}; give errors and confidence as (S, n), all alike")
+    rows = [_Ranked(e, c) for e, c in zip(errors, confidence)]
+    others = [_Ranked(e, c) for e, c in zip(*minus)] if minus else []
 
     def measure(ranked: _Ranked, w: np.ndarray) -> np.ndarray:
-        return np.append(ranked.risk(w, share * w.sum()), [ranked.aurc(w), ranked.augrc(w)])  # (K + 2,)
+        risk = ranked.risk(w, np.append(share, 1.0) * w.sum())  # (K + 1,)
+        return np.concatenate([risk[:-1], risk[-1] - risk[:-1], [ranked.aurc(w), ranked.augrc(w)]])  # (2K + 2,)
 
-    seen, draws = _over_seeds(errors, confidence, minus, measure, groups, resamples, seed)  # (K + 2,), (R, K + 2)
+    def by_seed(w: np.ndarray) -> np.ndarray:
+        found = np.array([measure(ranked, w) for ranked in rows])  # (S, 2K + 2)
+        return found - np.array([measure(ranked, w) for ranked in others]) if others else found
+
+    n, k = rows[0].n, len(share)
+    each = by_seed(np.ones(n, int))  # (S, 2K + 2)
+    seen = each.mean(axis=0)  # (2K + 2,)
+    draws = np.array([by_seed(w).mean(axis=0) for w in _multiplicities(n, groups, resamples, seed)])  # (R, 2K + 2)
+    if len(rows) > 1:
+        t = np.random.default_rng([seed, 1]).standard_t(len(rows) - 1, (resamples, 1))
+        draws = draws + t * each.std(axis=0, ddof=1) / math.sqrt(len(rows))
+    gain = _band(share, seen[k : 2 * k], draws[:, k : 2 * k], n, level)
     if minus is None:
         draws = draws.clip(0, 1)
-    n = np.shape(errors)[1]
     areas = (_interval(seen[i], draws[:, i], n, level, groups) for i in (-2, -1))
-    return RejectionBands(_band(share, seen[:-2], draws[:, :-2], n, level), *areas)
+    return RejectionBands(_band(share, seen[:k], draws[:, :k], n, level), gain, *areas)
 
 
 def gain_over_seeds(
@@ -472,34 +510,7 @@ def gain_over_seeds(
     level: float = 0.95,
 ) -> Interval:
     """Accuracy at a coverage minus accuracy of all; parameters as of :func:`bands_over_seeds`."""
-    share = _coverages([coverage, 1.0])
-
-    def measure(ranked: _Ranked, w: np.ndarray) -> np.ndarray:
-        some, every = ranked.risk(w, share * w.sum())
-        return np.array([every - some])
-
-    seen, draws = _over_seeds(errors, confidence, None, measure, groups, resamples, seed)  # (1,), (R, 1)
-    return _interval(seen[0], draws[:, 0], np.shape(errors)[1], level, groups)
-
-
-def _over_seeds(errors, confidence, minus, measure, groups, resamples, seed) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of a measure over seeds (K,) and its resamples (R, K)."""
-    shapes = {np.shape(x) for x in (errors, confidence, *(minus or ()))}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-        raise ValueError(f"shapes are {sorted(shapes)}; give errors and confidence as (S, n), all alike")
-    rows = [_Ranked(e, c) for e, c in zip(errors, confidence)]
-    others = [_Ranked(e, c) for e, c in zip(*minus)] if minus else []
-
-    def by_seed(w: np.ndarray) -> np.ndarray:
-        found = np.array([measure(ranked, w) for ranked in rows])  # (S, K)
-        return found - np.array([measure(ranked, w) for ranked in others]) if others else found
-
-    seen = by_seed(np.ones(rows[0].n, int))  # (S, K)
-    draws = np.array([by_seed(w).mean(axis=0) for w in _multiplicities(rows[0].n, groups, resamples, seed)])  # (R, K)
-    if len(rows) > 1:
-        t = np.random.default_rng([seed, 1]).standard_t(len(rows) - 1, (resamples, 1))
-        draws = draws + t * seen.std(axis=0, ddof=1) / math.sqrt(len(rows))
-    return seen.mean(axis=0), draws
+    return bands_over_seeds(errors, confidence, None, groups, (coverage,), resamples, seed, level).gain.at(0)
 
 
 def _multiplicities(n: int, groups: Sequence | None, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -549,6 +560,10 @@ class _Ranked:
         self.errors = e[self.order].astype(np.int64) if self.is_binary else e[self.order]  # (n,)
         self.confidence = c[self.order]  # (n,)
         self.ends = np.flatnonzero(np.append(np.diff(self.confidence) != 0, True))  # (G,)
+
+    def threshold(self, groups: Sequence[int]) -> float:
+        """The confidence of the last of these groups, ``inf`` without any."""
+        return float(self.confidence[self.ends[groups[-1]]]) if len(groups) else math.inf
 
     def sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Questions and errors up to the end of each group (G,), (G,)."""

@@ -46,7 +46,7 @@ from vqa_core.experiments.medical_encoders import SIZE, load_encoder
 from vqa_core.experiments.records import results_root, write_atomically
 from vqa_core.fusion.bilinear import BAN
 from vqa_core.fusion.cross_attention import V9
-from vqa_core.fusion.nonlocal_ import CMSA
+from vqa_core.fusion.nonlocal_ import CMSA, word_cell_maps
 from vqa_core.fusion.output import FusionOutput, as_tokens, masked_mean
 from vqa_core.fusion.stacked import SAN
 from vqa_core.fusion.vector import MFB, ConcatFusion
@@ -78,6 +78,9 @@ ENCODERS = {
         "natural": "natural",
         "natural_random": "natural_random",
         "clip": "clip",
+        "pubmedclip": "pubmedclip",
+        "resnet50": "resnet50",
+        "vit": "vit",
         "phantom_maml": "maml",
         "phantom_dae": "dae",
     },
@@ -153,7 +156,9 @@ class Sizes:
     text_dim, embedding_dim
         Features of a word's state and of a word embedding.
     hidden
-        Width of the head, and of CMSA's blocks.
+        Width of the head.
+    block
+        Width of CMSA's blocks; None takes half of a position's features, as in the paper.
     dropout
         Probability in the head and at word embeddings.
     """
@@ -164,6 +169,7 @@ class Sizes:
     text_dim: int
     embedding_dim: int
     hidden: int
+    block: int | None
     dropout: float
 
 
@@ -180,45 +186,51 @@ class Model:
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a profile; ``amounts`` are numbers of training phantoms of one model, besides ``drawn.train``."""
+    """Sizes of a profile; ``amounts`` are numbers of training phantoms of one model, besides ``drawn.train``, and how
+    it is trained with them."""
 
     seeds: int
     sizes: Sizes
     rad: Rad
     drawn: Drawn
-    amounts: tuple[int, ...]
+    amounts: dict[int, Training]
     training: dict[str, Training]
 
 
+def _phantom_training(epochs: int) -> Training:
+    return Training(epochs=epochs, batch_size=128, learning_rate=1e-2, weight_decay=0.02)
+
+
+_GPU_PHANTOMS = Training(epochs=20, batch_size=256, learning_rate=1e-3, weight_decay=0.05, warmup=0.1)
 PROFILES = {
     "smoke": Config(
         2,
-        Sizes(2, 6, 16, 16, 12, 16, 0.2),
+        Sizes(2, 6, 16, 16, 12, 16, 8, 0.2),
         Rad(side=128, questions=60),
         Drawn(12, 6, 10, questions=60),
-        (8,),
+        {8: Training(epochs=1, batch_size=32, learning_rate=5e-3)},
         {name: Training(epochs=1, batch_size=32, learning_rate=5e-3) for name in DATASETS},
     ),
     "cpu": Config(
         5,
-        Sizes(2, 24, 32, 32, 32, 64, 0.3),  # few cells: CMSA's cost grows with the square of words × cells
+        Sizes(2, 24, 32, 32, 32, 64, 16, 0.3),  # few cells, narrow blocks: CMSA takes half of the time even so
         Rad(),
         Drawn(400, 100, 300),
-        (100, 1600),
+        {100: _phantom_training(12), 1600: _phantom_training(4)},
         {
-            "vqa_rad": Training(epochs=10, batch_size=128, learning_rate=1e-2, weight_decay=0.1),
-            "phantoms": Training(epochs=8, batch_size=128, learning_rate=1e-2, weight_decay=0.02),
+            "vqa_rad": Training(epochs=7, batch_size=128, learning_rate=1e-2, weight_decay=0.1),
+            "phantoms": _phantom_training(6),
         },
     ),
     "gpu": Config(
         10,
-        Sizes(6, 64, 512, 512, 300, 1024, 0.4),
+        Sizes(6, 64, 512, 512, 300, 1024, None, 0.4),
         Rad(side=224),
         Drawn(4000, 500, 1000),
-        (100, 400, 1600, 10000),
+        dict.fromkeys((100, 400, 1600, 10000), _GPU_PHANTOMS),
         {
             "vqa_rad": Training(epochs=30, batch_size=64, learning_rate=5e-4, weight_decay=0.1, warmup=0.1),
-            "phantoms": Training(epochs=20, batch_size=256, learning_rate=1e-3, weight_decay=0.05, warmup=0.1),
+            "phantoms": _GPU_PHANTOMS,
         },
     ),
 }
@@ -284,8 +296,11 @@ def grid_of(profile: str) -> dict[str, tuple[Rad | Drawn, Model]]:
         for names, how in SETS:  # experiments 1 and 2
             add(config.rad, names, how, interaction)
         add(config.rad, ("natural_random",), "alone", interaction)
-        add(config.rad, ("clip",), "alone", interaction)  # experiment 4
-        add(config.rad, (*PAIR, "clip"), "concat", interaction)
+        for name in ("clip", "pubmedclip"):  # experiment 4
+            add(config.rad, (name,), "alone", interaction)
+            add(config.rad, (*PAIR, name), "concat", interaction)
+        for name in ("resnet50", "vit"):
+            add(config.rad, (name,), "alone", interaction)
         for name in PAIR:
             add(config.drawn, (name,), "alone", interaction)
         add(config.drawn, PAIR, "concat", interaction)
@@ -313,13 +328,18 @@ def specs(profile: str) -> list[Spec]:
     """One spec for each unit that can run here and each seed; what has no randomness has one seed."""
     config, missing = PROFILES[profile], absent()
 
+    def training(data: Rad | Drawn) -> Training:
+        if isinstance(data, Rad):
+            return config.training["vqa_rad"]
+        return config.training["phantoms"] if data == config.drawn else config.amounts[data.train]
+
     def possible(unit: str, model: Model) -> bool:
         name = unit.split(".")[0]
         return name not in missing and model.variant not in missing and not set(model.encoders) & set(missing)
 
     here = {unit: both for unit, both in grid_of(profile).items() if possible(unit, both[1])}
     found = [
-        Spec("medical", unit, seed, profile, data, model, config.training[unit.split(".")[0]])
+        Spec("medical", unit, seed, profile, data, model, training(data))
         for seed in range(config.seeds)
         for unit, (data, model) in here.items()
     ]
@@ -602,7 +622,7 @@ def fusion_of(model: Model, image_dim: int) -> nn.Module:
         "mfb": lambda: MFB(*dims, factor=4),
         "san": lambda: SAN(*dims),
         "ban": lambda: BAN(*dims),
-        "cmsa": lambda: CMSA(*dims, grid=(s.cells, s.cells), hidden=s.hidden // 2),
+        "cmsa": lambda: CMSA(*dims, grid=(s.cells, s.cells), hidden=s.block),
         "cross": lambda: CrossFusion(*dims),
     }
     if model.interaction not in makers:
@@ -749,6 +769,9 @@ def run(spec: Spec) -> Outcome:
     for kind, rows in (("closed", arrays["closed_test"]), ("open", ~arrays["closed_test"])):
         if rows.any():
             metrics[f"accuracy_test.{kind}"] = _mean(arrays["correct_test"][rows])
+    if model_of.interaction == "cmsa":
+        arrays["map_row"] = first_of_families(arrays["family_test"])
+        arrays["map"] = word_region_maps(model, test, arrays["map_row"])
     if isinstance(model, ConditionalVQAModel) and model.router is not None:
         arrays["correct_kind"] = _routed(model, test)
         metrics["accuracy_kind"] = _mean(arrays["correct_kind"])
@@ -773,6 +796,23 @@ def _routed(model: ConditionalVQAModel, feed: Feed) -> np.ndarray:
     device = next(model.parameters()).device
     routes = [model.eval()(*b.to(device)[:3]).route.cpu() for b in feed.batches(1024)]
     return (torch.cat(routes) == feed.answers[:, 1]).numpy()
+
+
+def first_of_families(family: np.ndarray) -> np.ndarray:
+    """Row of the first question of each family, int (F,), for families (Q,)."""
+    return np.unique(family, return_index=True)[1]
+
+
+@torch.inference_mode()
+def word_region_maps(model: VQAModel, feed: Feed, rows: np.ndarray) -> np.ndarray:
+    """What CMSA's last block reads: a weight for each word at each cell, float32 (R, T, cells), of R questions.
+
+    Weights of a question sum to 1; words that it does not have weigh 0.
+    """
+    pictures, words, mask, _ = feed.batch(rows).to(next(model.parameters()).device)
+    image, text = model.eval().image_encoder(pictures), model.text_encoder(words, mask)
+    fused = model.fusion(image.tokens, text.tokens, image.mask, text.mask, need_weights=True)
+    return word_cell_maps(fused.attention, words.shape[1], image.mask, mask)[:, -1].cpu().numpy()  # (R, T, cells)
 
 
 def about(material: Material) -> dict[str, np.ndarray]:

@@ -164,6 +164,47 @@ def heat_table(table: pd.DataFrame, rows: Sequence[str], columns: Sequence[str])
     return figure
 
 
+def word_region_maps(table: pd.DataFrame, phantoms: PhantomSet, cells: int) -> Figure:
+    """Questions with their picture, cut into the cells that CMSA sees, and the weight of each word at each cell.
+
+    Parameters
+    ----------
+    table
+        Columns row, position, word, cell, weight; an even number of questions.
+    phantoms
+        The questions' set.
+    cells
+        Side of the grid; cells are lettered in reading order.
+    """
+    questions = list(dict.fromkeys(table["row"]))
+    figure, axes = plt.subplots(len(questions) // 2, 4, figsize=(10.4, 2.9 * len(questions) // 2))
+    for (left, right), row in zip(axes.reshape(-1, 2), questions):
+        picture = phantoms.picture(phantoms[row].picture_id)
+        left.imshow(picture)
+        side = picture.shape[0] / cells
+        for i in range(cells**2):
+            x, y = (i % cells) * side, (i // cells) * side
+            left.add_patch(plt.Rectangle((x - 0.5, y - 0.5), side, side, fill=False, ec="#ffffff", lw=0.8))
+            left.text(x + 2, y + 2, chr(65 + i), color="#ffffff", va="top", fontsize=10, weight="bold")
+        left.set_title(textwrap.fill(phantoms[row].question, 30), fontsize=9, loc="left")
+        of = table[table["row"] == row].pivot(index="position", columns="cell", values="weight")
+        words = table[table["row"] == row].drop_duplicates("position")["word"]
+        for t, weights in enumerate(of.to_numpy()):
+            for i, weight in enumerate(weights):
+                strength = 0.85 * weight / of.to_numpy().max()
+                right.add_patch(plt.Rectangle((i - 0.5, t - 0.5), 1, 1, fc=PALETTE[0], alpha=strength, lw=0))
+        right.set_xticks(range(cells**2), [chr(65 + i) for i in range(cells**2)])
+        right.set_yticks(range(len(words)), words, fontsize=9)
+        right.set(xlim=(-0.5, cells**2 - 0.5), ylim=(len(words) - 0.5, -0.5))
+        right.xaxis.tick_top()
+        left.set(xticks=[], yticks=[])
+        for ax in (left, right):
+            ax.grid(visible=False)
+            ax.tick_params(length=0)
+            ax.spines[:].set_color(GRID["light"])
+    return figure
+
+
 def audit_map(table: pd.DataFrame) -> Figure:
     """Findings of an audit: a row for each pair of splits, a column for each finding; "–": none, or not sought.
 

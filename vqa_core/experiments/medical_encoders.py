@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqa_core.data import Vocabulary, encode_questions, phantoms, vqa_rad
+from vqa_core.data.collate import IMAGENET_MEAN, IMAGENET_STD
 from vqa_core.data.phantoms import PhantomSet
 from vqa_core.data.phantoms import tasks as phantom_tasks
 from vqa_core.data.root import data_root
@@ -48,8 +49,10 @@ from vqa_core.encoders.experts import (
     compatibility_pairs,
 )
 from vqa_core.encoders.meta import MetaCNN
+from vqa_core.encoders.resnet import ResNet
 from vqa_core.encoders.text import RecurrentText
 from vqa_core.encoders.union import View
+from vqa_core.encoders.vit import ViTImage, normalisation
 from vqa_core.experiments import Metric, Outcome, Spec
 from vqa_core.experiments.records import load_record, results_root
 from vqa_core.fusion.vector import ProductFusion
@@ -177,7 +180,7 @@ PROFILES = {
         Training(epochs=4, batch_size=32, learning_rate=3e-3),
     ),
     "gpu": Config(
-        5,
+        10,
         Classes(200, 50, 200),
         Meta(
             5,
@@ -588,10 +591,17 @@ def _cifar() -> Path:
     return path
 
 
-def _clip() -> Path:
-    if not os.environ.get("VQA_CLIP"):
-        raise FileNotFoundError("VQA_CLIP is not set; give the folder of a saved CLIP or PubMedCLIP")
-    return find_folder(os.environ["VQA_CLIP"])
+def _folder(variable: str, what: str) -> Path:
+    if not os.environ.get(variable):
+        raise FileNotFoundError(f"{variable} is not set; give the folder of a saved {what}")
+    return find_folder(os.environ[variable])
+
+
+def _resnet() -> Path:
+    path = Path(os.environ.get("VQA_RESNET", ""))
+    if not path.is_file():
+        raise FileNotFoundError(f"VQA_RESNET is {str(path)!r}; give a state dict of torchvision's ResNet-50")
+    return path
 
 
 #: Encoder from files → what finds its file, and what the file is.
@@ -599,7 +609,10 @@ FILES: dict[str, tuple[Callable[[], Path], str]] = {
     "maml_published": (lambda: _mevf("pretrained_maml.weights"), "vqa_rad/mevf_weights/pretrained_maml.weights"),
     "dae_published": (lambda: _mevf("pretrained_ae.pth"), "vqa_rad/mevf_weights/pretrained_ae.pth"),
     "natural": (_cifar, "cifar_resnet_weights/resnet20-12fca82f.th"),
-    "clip": (_clip, "a CLIP or PubMedCLIP vision transformer in the folder VQA_CLIP"),
+    "clip": (lambda: _folder("VQA_CLIP", "CLIP"), "a CLIP vision transformer in the folder VQA_CLIP"),
+    "pubmedclip": (lambda: _folder("VQA_PUBMEDCLIP", "PubMedCLIP"), "a PubMedCLIP in the folder VQA_PUBMEDCLIP"),
+    "resnet50": (_resnet, "ImageNet's ResNet-50, a state dict in the file VQA_RESNET"),
+    "vit": (lambda: _folder("VQA_VIT", "ViTModel"), "a ViTModel with its image processor in the folder VQA_VIT"),
 }
 ENCODERS = (*TRAINED, *FILES, "natural_random")
 
@@ -649,9 +662,15 @@ def load_encoder(profile: str, name: str, root: Path | None = None) -> Loaded:
     elif name == "dae_published":
         encoder = denoising.load_published(FILES[name][0](), "grid")
         loaded = Loaded(View(encoder, encoder.size, grey=True), encoder.grid)
-    elif name == "clip":
-        encoder = CLIPImage(_clip(), "patches")
+    elif name in ("clip", "pubmedclip"):
+        encoder = CLIPImage(FILES[name][0](), "patches")
         loaded = Loaded(View(encoder, encoder.size, mean=CLIP_MEAN, deviation=CLIP_STD), encoder.grid)
+    elif name == "resnet50":
+        view = View(ResNet("grid", 50, _resnet()), 224, mean=IMAGENET_MEAN, deviation=IMAGENET_STD)
+        loaded = Loaded(view, (7, 7))
+    elif name == "vit":
+        encoder, (mean, deviation) = ViTImage(FILES[name][0]()), normalisation(FILES[name][0]())
+        loaded = Loaded(View(encoder, encoder.size, mean=mean, deviation=deviation), encoder.grid)
     else:
         torch.manual_seed(0)
         encoder = CifarResNet(20) if name == "natural_random" else cifar_resnet.load_published(_cifar())

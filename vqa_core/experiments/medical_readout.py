@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vqa_core.data import tokenize
 from vqa_core.evaluation.statistics import Interval, paired_difference, seeds_and_questions, separated, wilson
 from vqa_core.experiments import audit
 from vqa_core.experiments.medical import INTERACTIONS, PAIR, SETS
@@ -19,6 +20,8 @@ from vqa_core.experiments.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from vqa_core.data import Dataset
 
 CLAIMS = ("F4", "M3a", "M3b", "M4", "M5a", "M5b", "M6a", "M6b", "M6c", "M7", "M8", "M9")
 FEW_STEPS, MANY_STEPS = 5, 25
@@ -140,6 +143,37 @@ def amount_table(records: Iterable[Record]) -> pd.DataFrame:
             rows.append({"pictures": some[0].details["pictures"]["train"], **of, **row(interval)})
     columns = ["pictures", "protocol", "model", "metric", "mean", "low", "high", "n"]
     return pd.DataFrame(rows, columns=columns).sort_values("pictures")
+
+
+def word_region_table(record: Record, test: Dataset) -> pd.DataFrame:
+    """What CMSA reads for the first question of each family.
+
+    Parameters
+    ----------
+    record
+        A CMSA unit's; its ``map`` is of the questions ``map_row``.
+    test
+        The test questions that the record is about.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns row (of the question), family, position, word, cell (in reading order), weight, uniform (the weight of
+        each pair of word and cell if all were equal).
+    """
+    import pandas as pd
+
+    rows = []
+    for i, weights in zip(record.arrays["map_row"].tolist(), record.arrays["map"]):
+        words = tokenize(test[i].question)[: weights.shape[0]]
+        uniform = 1 / (len(words) * weights.shape[1])
+        rows += [
+            {"row": i, "family": test[i].family, "position": t, "word": word, "cell": cell}
+            | {"weight": float(weights[t, cell]), "uniform": uniform}
+            for t, word in enumerate(words)
+            for cell in range(weights.shape[1])
+        ]
+    return pd.DataFrame(rows)
 
 
 def audit_table(records: Iterable[Record]) -> pd.DataFrame:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from vqa_core.evaluation.calibration import fit_temperature
-from vqa_core.evaluation.rejection import learn_then_test, sgr
+from vqa_core.evaluation.rejection import empirical_threshold, learn_then_test, sgr
 from vqa_core.evaluation.uncertainty import entropy_split
 from vqa_core.experiments import Metric, Outcome, Spec, medical
 from vqa_core.experiments.rejection_tokens import PROFILES as TOKENS
@@ -171,12 +171,12 @@ PROFILES = {
     "cpu": Config(
         5,
         3,
-        Head("full", 64, 0.1, 0.1, 1e-4, 3, 50),
-        {"scenes": _training(3, 256, 4e-3), "phantoms": _training(9), "vqa_rad": _training(12)},
+        Head("full", 64, 0.1, 0.1, 1e-4, 3, 30),
+        {"scenes": _training(3, 256, 4e-3), "phantoms": _training(7), "vqa_rad": _training(9)},
         400,
-        {100: _training(18), 1600: _training(5)},
+        {100: _training(14), 1600: _training(3)},
         (0.01, 0.1, 1.0),
-        (1e-6, 1e-4, 1e-2, 1.0),
+        (1e-4, 1e-2, 1.0),
         Simulation((200, 1000, 5000), (0.05, 0.1), 1000),
     ),
     "gpu": Config(
@@ -554,18 +554,6 @@ def _pruned(model: nn.Module, fused: Tensor, answers: Tensor) -> dict[str, np.nd
 
 
 # --------------------------------------------------------------------------------------------- promise and guarantee
-
-
-def empirical_threshold(errors: np.ndarray, confidence: np.ndarray, max_risk: float) -> float:
-    """The threshold that a reader takes off the curve: the widest with an observed selective risk up to ``max_risk``.
-
-    It promises nothing. ``inf`` when there is none.
-    """
-    order = np.argsort(-confidence, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))  # last of each group of equals
-    risk = errors[order].cumsum()[ends] / (ends + 1)
-    within = np.flatnonzero(risk <= max_risk)
-    return float(confidence[order][ends[within[-1]]]) if len(within) else np.inf
 
 
 #: Rule → (errors, confidence, max_risk, delta) → threshold.

@@ -130,8 +130,8 @@ def overview(records: Iterable[Record]) -> pd.DataFrame:
     rows = []
     for data, method, x in _each(records):
         keep, groups = x.reachable, x.pictures
-        bands = rejection.bands_over_seeds(x.errors, x.probability, None, groups, (COVERAGE, 1.0), RESAMPLES)
-        at_80 = Interval(1 - bands.risk.risk[0], 1 - bands.risk.high[0], 1 - bands.risk.low[0], bands.risk.n)
+        bands = rejection.bands_over_seeds(x.errors, x.probability, None, groups, (COVERAGE,), RESAMPLES)
+        risk = bands.risk.at(0)
         brier = x.squares - 2 * np.exp(x.log_true) + 1  # (S, Q)
         calibrated = [calibration.ece(p, c, scheme="mass") for p, c in zip(x.probability, x.correct)]
         found = {
@@ -141,8 +141,8 @@ def overview(records: Iterable[Record]) -> pd.DataFrame:
             "ece": mean_over_seeds(calibrated),
             "aurc": bands.aurc,
             "augrc": bands.augrc,
-            "accuracy_80": at_80,
-            "gain_80": rejection.gain_over_seeds(x.errors, x.probability, COVERAGE, groups, RESAMPLES),
+            "accuracy_80": Interval(1 - risk.mean, 1 - risk.high, 1 - risk.low, risk.n),
+            "gain_80": bands.gain.at(0),
         }
         about = {"data": data, "method": method}
         rows += [about | {"metric": k} | row(v) | {"seeds": len(x.correct)} for k, v in found.items()]
@@ -593,7 +593,7 @@ def decisions(records: Iterable[Record], methods: Sequence[str], ask: Sequence[f
             found = []
             for s in range(len(x.errors)):
                 known, test = _thresholds_from(before, x, s)
-                answered = x.probability[s][test] >= _cheapest(*known, price)
+                answered = x.probability[s][test] >= rejection.cheapest_threshold(*known, price)
                 found.append(rejection.mean_cost(x.errors[s][test], answered, price))
             at = {"data": data, "ask": float(price)}
             rows.append(at | {"method": method} | row(mean_over_seeds(found)))
@@ -602,15 +602,6 @@ def decisions(records: Iterable[Record], methods: Sequence[str], ask: Sequence[f
                 rows.append(at | {"method": "never_ask"} | row(every))
                 rows.append(at | {"method": "always_ask"} | row(Interval(price, price, price, len(x.errors))))
     return pd.DataFrame(rows)
-
-
-def _cheapest(errors: np.ndarray, confidence: np.ndarray, ask: float) -> float:
-    """The threshold with the least mean cost on these questions; ``inf`` asks about all."""
-    order = np.argsort(-confidence, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))
-    cost = errors[order].cumsum()[ends] + ask * (len(errors) - ends - 1)
-    best = int(cost.argmin())
-    return float(confidence[order][ends[best]]) if cost[best] < ask * len(errors) else np.inf
 
 
 # --------------------------------------------------------------------------------------------------------------- shift

@@ -65,7 +65,7 @@ class PhantomParts:
     calibration: int
     test: int
     shifted: int
-    severity: tuple[float, ...] = (0.0, 2.0, 3.5, 5.0)
+    severity: tuple[float, ...] = (2.0, 5.0)
     max_words: int = 14
 
 
@@ -124,11 +124,11 @@ def kept_fusion(profile: str, root: Path | None = None) -> tuple[Record, list[Re
     return max(records, key=lambda r: r.details["history"][r.details["best_epoch"]]["validation"]), records
 
 
-def trained_fusion(record: Record, image_dim: int, text_dim: int) -> VQAModel:
-    """The model whose weights a record of ``fusion.KEPT`` holds, frozen."""
+def trained_fusion(record: Record, image_dim: int, text_dim: int, root: Path | None = None) -> VQAModel:
+    """The model whose weights a record of ``fusion.KEPT`` holds, frozen; ``root`` is where the record was read."""
     weights = {k.removeprefix("model."): torch.from_numpy(v) for k, v in record.arrays.items() if k[:6] == "model."}
     if not weights:
-        raise ValueError(f"{record.spec.path()} holds no weights; delete it and run again")
+        raise ValueError(f"{record.spec.path(root)} holds no weights; delete it and run again")
     model = fusion.build(record.spec.model, image_dim, text_dim, len(record.details["answers"]))
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False)
