@@ -172,7 +172,7 @@ PROFILES = {
         5,
         3,
         Head("full", 64, 0.1, 0.1, 1e-4, 3, 30),
-        {"scenes": _training(3, 256, 4e-3), "phantoms": _training(7), "vqa_rad": _training(9)},
+        {"scenes": _training(3, 256, 4e-3), "phantoms": _training(6), "vqa_rad": _training(9)},
         400,
         {100: _training(14), 1600: _training(3)},
         (0.01, 0.1, 1.0),
