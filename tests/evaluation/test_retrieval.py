@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from vqa_core.evaluation.retrieval import TOLERANCE, Ranks, median_rank, ranks, recall_both_ways
+from vqa_core.evaluation.retrieval import TOLERANCE, Ranks, median_rank, ranks, recall_at_k, recall_both_ways
 
 Q = 5
 
@@ -122,3 +122,38 @@ def test_what_is_no_square_of_finite_scores_is_refused(score):
         scores[0, 2] = scores[2, 1] = bad
         with pytest.raises(ValueError, match="2 scores are not finite"):
             score(scores)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_recall_at_k_of_several_right_candidates_is_the_mean_over_all_ways_to_break_ties(seed):
+    rng = np.random.default_rng(seed)
+    scores, right = rng.integers(0, 3, (4, 6)).astype(float), rng.random((4, 6)) < 0.4
+    right[np.arange(4), rng.integers(0, 6, 4)] = True
+    for k in (1, 2, 4, 6):
+        hits = [
+            right[q, sorted(range(6), key=lambda c, q=q, before=before: (-scores[q, c], before[c]))[:k]].any()
+            for before in itertools.permutations(range(6))
+            for q in range(4)
+        ]
+        assert recall_at_k(scores, k, right) == pytest.approx(np.mean(hits))
+    perm = rng.permutation(6)
+    assert recall_at_k(scores[:, perm], 2, right[:, perm]) == pytest.approx(recall_at_k(scores, 2, right))
+
+
+def test_recall_at_k_of_a_square_is_that_of_the_ranks_and_chance_without_knowledge():
+    scores = with_ties(3)
+    for k in (1, 3, 5):
+        assert recall_at_k(scores, k) == pytest.approx(ranks(scores).recall_at(k).mean())
+    assert recall_at_k(np.zeros((3000, 3000)), 1500) == pytest.approx(0.5)
+
+
+def test_recall_at_k_refuses_what_does_not_fit():
+    for scores, k, right, message in (
+        (np.zeros((2, 3)), 1, None, "where it is no square"),
+        (np.zeros((2, 2)), 3, None, "k=3"),
+        (np.full((2, 2), np.nan), 1, None, "finite"),
+        (np.zeros((2, 2)), 1, np.eye(2), "give bool"),
+        (np.zeros((2, 2)), 1, np.array([[True, False], [False, False]]), "in every row"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recall_at_k(scores, k, right)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import hypergeom
 
 TOLERANCE = 1e-5  # cosines this close are equal: float32 computes them to about 1e-7
 
@@ -58,3 +59,45 @@ def recall_both_ways(scores: np.ndarray, k: int, tolerance: float = TOLERANCE) -
 def median_rank(scores: np.ndarray, tolerance: float = TOLERANCE) -> float:
     """Median of the expected ranks of both directions together; 1 is best, (Q + 1) / 2 is chance."""
     return float(np.median([ranks(s, tolerance).expected() for s in (scores, np.asarray(scores).T)]))
+
+
+def recall_at_k(scores: np.ndarray, k: int, right: np.ndarray | None = None, tolerance: float = TOLERANCE) -> float:
+    """R@k: share of queries with a right candidate among the first k; ties are broken at random, in expectation.
+
+    Parameters
+    ----------
+    scores
+        (Q, C), the higher the better; queries are rows. Transpose for the other direction.
+    k
+        1 to C.
+    right
+        bool (Q, C), the right candidates of each query, at least one: of Flickr8k's pictures all five captions are
+        right, and one of them suffices. ``None``: scores are a square, and candidate q is right for query q.
+    tolerance
+        Scores closer than this to the best right one tie with it.
+
+    Returns
+    -------
+    float
+        0 to 1.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit, scores are not finite, k is out of range, or a query has no right candidate.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim != 2 or (right is None and scores.shape[0] != scores.shape[1]):
+        raise ValueError(f"scores have shape {scores.shape}; give (Q, C), and right (Q, C) where it is no square")
+    right = np.eye(len(scores), dtype=bool) if right is None else np.asarray(right)
+    if right.dtype != bool or right.shape != scores.shape or not right.any(axis=1).all():
+        raise ValueError(f"right is {right.dtype} {right.shape}; give bool {scores.shape} with a True in every row")
+    if not np.isfinite(scores).all() or not 1 <= k <= scores.shape[1]:
+        raise ValueError(f"scores must be finite, and k={k} between 1 and the {scores.shape[1]} candidates")
+    best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)  # (Q, 1)
+    wrong, near = ~right, np.abs(scores - best) <= tolerance  # (Q, C) each
+    ahead = (wrong & (scores > best + tolerance)).sum(axis=1)  # (Q,)
+    tied_wrong, tied_right = (wrong & near).sum(axis=1), (right & near).sum(axis=1)  # (Q,), (Q,)
+    drawn = np.clip(k - ahead, 0, tied_wrong + tied_right)  # places left for those that tie
+    missed = hypergeom.pmf(0, tied_wrong + tied_right, tied_right, drawn)  # (Q,), all places go to wrong ones
+    return float((1 - missed).mean())
