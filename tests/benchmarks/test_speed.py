@@ -23,8 +23,8 @@ from vqa_core.data.types import Sample
 from vqa_core.evaluation.baselines import lookup
 from vqa_core.evaluation.statistics import seeds_and_questions
 from vqa_core.experiments.fusion import Model, build
-from vqa_core.fusion.stages import TokenFusion
 from vqa_core.fusion.blocks import MultiHeadAttention
+from vqa_core.fusion.stages import TokenFusion
 from vqa_core.fusion.vector import FiLM
 from vqa_core.training.feed import Feed
 

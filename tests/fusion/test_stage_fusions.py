@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from vqa_core.fusion.stages import CrossAttentionReader, EarlyFusion, HybridFusion, LateFusion, TokenFusion
 from vqa_core.fusion.blocks import CrossBlock, FeedForward, MultiHeadAttention, TransformerBlock
+from vqa_core.fusion.stages import CrossAttentionReader, EarlyFusion, HybridFusion, LateFusion, TokenFusion
 from vqa_core.fusion.vector import ConcatFusion, FiLM, ProductFusion, SumFusion
 
 

@@ -19,8 +19,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vqa_core.fusion.output import FusionOutput, as_tokens, choose, masked_mean
 from vqa_core.fusion.blocks import CrossBlock, TransformerBlock
+from vqa_core.fusion.output import FusionOutput, as_tokens, choose, masked_mean
 from vqa_core.fusion.vector import VectorFusion
 
 READOUTS = ("token", "mean")
