@@ -54,7 +54,10 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(required=True, metavar="COMMAND")
     run = subparsers.add_parser("run", help="run the units of an experiment that are not on disk yet")
     run.add_argument("experiment")
-    run.add_argument("--unit", help="only this unit (a model, a data set …), or package.module:Class of your own")
+    run.add_argument(
+        "--unit",
+        help="only these units (separated by commas, * and ? as in a shell), or package.module:Class of your own",
+    )
     run.add_argument("--seed", type=int, help="only this seed")
     run.add_argument("--profile", default="auto", help="smoke, cpu, gpu or auto (default)")
     run.add_argument("--workers", type=int, help="processes; default: one per core, or one with CUDA")

@@ -91,6 +91,28 @@ def test_unknown_unit_names_the_units(toy):
         runner.run_experiment("toy", "smoke", unit="c", root=toy)
 
 
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [("a,b", "a0 a1 a2 b0 b1 b2"), ("?", "a0 a1 a2 b0 b1 b2"), ("[!b]*", "a0 a1 a2"), ("b", "b0 b1 b2")],
+)
+def test_units_are_chosen_by_pattern(toy, unit, expected):
+    runner.run_experiment("toy", "smoke", unit=unit, workers=1, root=toy, progress=False)
+    assert sorted(ran(toy)) == expected.split()
+
+
+def test_a_pattern_without_a_unit_is_refused_before_anything_runs(toy):
+    with pytest.raises(ValueError, match=r"no unit c\?, d"):
+        runner.run_experiment("toy", "smoke", unit="a,c?, d", workers=1, root=toy, progress=False)
+    assert ran(toy) == []
+
+
+def test_units_of_an_experiment_whose_data_are_absent(toy, monkeypatch):
+    monkeypatch.setattr(runner.module_of("toy"), "specs", lambda profile: [])
+    assert runner.run_experiment("toy", "smoke", root=toy, progress=False) == []
+    with pytest.raises(FileNotFoundError, match="the data are absent"):
+        runner.run_experiment("toy", "smoke", unit="a", root=toy, progress=False)
+
+
 def test_unknown_experiment_names_the_experiments():
     with pytest.raises(ValueError, match="fusion"):
         experiments.module_of("fuson")

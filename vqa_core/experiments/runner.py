@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from filelock import FileLock
@@ -105,11 +106,16 @@ def _run_in_worker(spec: Spec, code_hash: str, root: Path) -> Spec:
 
 
 def _select(specs: Sequence[Spec], unit: str | None, seed: int | None) -> list[Spec]:
-    chosen = [s for s in specs if (unit is None or s.unit == unit) and (seed is None or s.seed == seed)]
-    if not chosen and (specs or unit is not None or seed is not None):  # no specs at all: its data are absent
+    patterns = [] if unit is None else unit.split(",")
+    of_unit = [s for s in specs if unit is None or any(fnmatchcase(s.unit, p) for p in patterns)]
+    chosen = [s for s in of_unit if seed is None or s.seed == seed]
+    idle = [p for p in patterns if not any(fnmatchcase(s.unit, p) for s in specs)]
+    if patterns and not specs:
+        raise FileNotFoundError(f"nothing of {unit} can run: the data are absent; see `python -m vqa_core data list`")
+    if idle or (not chosen and (specs or seed is not None)):  # no specs at all: its data are absent
         units = ", ".join(dict.fromkeys(s.unit for s in specs))
         raise ValueError(
-            f"no unit {unit!r} with seed {seed!r}; units are {units}; seeds are {sorted({s.seed for s in specs})}"
+            f"no unit {','.join(idle) or unit!r} with seed {seed!r}; units are {units}; seeds are {sorted({s.seed for s in specs})}"
         )
     return chosen
 
@@ -132,7 +138,8 @@ def run_experiment(
     Parameters
     ----------
     unit, seed
-        Only this unit, only this seed. ``package.module:Class`` is a class of your own, where the experiment takes one.
+        Only this unit, only this seed. Several units: separated by commas, or with ``*`` and ``?`` as in a shell.
+        ``package.module:Class`` is a class of your own, where the experiment takes one.
     workers
         Processes; by default one per core on the CPU, one with CUDA.
 
