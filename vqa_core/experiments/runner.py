@@ -106,17 +106,16 @@ def _run_in_worker(spec: Spec, code_hash: str, root: Path) -> Spec:
 
 
 def _select(specs: Sequence[Spec], unit: str | None, seed: int | None) -> list[Spec]:
-    patterns = [] if unit is None else unit.split(",")
+    patterns = [] if unit is None else [p.strip() for p in unit.split(",")]
     of_unit = [s for s in specs if unit is None or any(fnmatchcase(s.unit, p) for p in patterns)]
     chosen = [s for s in of_unit if seed is None or s.seed == seed]
     idle = [p for p in patterns if not any(fnmatchcase(s.unit, p) for s in specs)]
     if patterns and not specs:
         raise FileNotFoundError(f"nothing of {unit} can run: the data are absent; see `python -m vqa_core data list`")
     if idle or (not chosen and (specs or seed is not None)):  # no specs at all: its data are absent
-        units = ", ".join(dict.fromkeys(s.unit for s in specs))
-        raise ValueError(
-            f"no unit {','.join(idle) or unit!r} with seed {seed!r}; units are {units}; seeds are {sorted({s.seed for s in specs})}"
-        )
+        units, seeds = ", ".join(dict.fromkeys(s.unit for s in specs)), sorted({s.seed for s in specs})
+        wanted = ", ".join(idle) or unit
+        raise ValueError(f"no unit {wanted} with seed {seed}; units are {units}; seeds are {seeds}")
     return chosen
 
 
