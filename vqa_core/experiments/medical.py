@@ -216,10 +216,10 @@ PROFILES = {
         Sizes(2, 24, 32, 32, 32, 64, 16, 0.3),  # few cells, narrow blocks: CMSA takes half of the time even so
         Rad(),
         Drawn(400, 100, 300),
-        {100: _phantom_training(12), 1600: _phantom_training(4)},
+        {100: _phantom_training(12), 800: _phantom_training(4)},
         {
-            "vqa_rad": Training(epochs=7, batch_size=128, learning_rate=1e-2, weight_decay=0.1),
-            "phantoms": _phantom_training(6),
+            "vqa_rad": Training(epochs=5, batch_size=128, learning_rate=1e-2, weight_decay=0.1),
+            "phantoms": _phantom_training(5),
         },
     ),
     "gpu": Config(
