@@ -604,6 +604,8 @@ for identifier, effect in readout.effects(every).items():
 #
 # Left out on the machine that built this page: {val}`07_medical_vqa.absent`. A claim whose files are absent stays *not yet run*; the code for it is there and tested on small files of the official form. The CLIP models with a residual network (RN50, RN50x4) are left out in any case: the library that loads the others cannot load them.
 #
+# Read the verdicts with the schedule in mind. At profile `cpu` a model sees its questions five times. An earlier build of this page trained up to twice as long, with the same rules: M5b, M6b and M9 were inconclusive there, and no claim went from supported to refuted or back.
+#
 # What this does *not* say: that large pre-trained models cannot answer questions about radiographs. It says what frozen small encoders and the interactions of ten years are worth on three hundred pictures, under a protocol that does not hand out the answers; and that on such data a difference of two points between two models is, as a rule, noise.
 #
 # ## Exercises

@@ -750,6 +750,8 @@ for identifier, effect in readout.effects(runs).items():
 # :chapter: 8
 # ```
 #
+# Schedules matter here as well. An earlier build trained the heads of phantoms and VQA-RAD up to half as long again, with the same rules: B6b was supported there, and Bayes and softmax ranked the questions of the phantoms alike. All other verdicts were the same.
+#
 # What this does *not* say: that Bayesian networks are of no use. It says what a Gaussian mean-field posterior over a small head, trained for a few hundred steps with a nearly vanishing KL weight, adds to the probability that a softmax gives for nothing.
 #
 # ## Exercises
