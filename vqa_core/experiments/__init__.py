@@ -44,6 +44,8 @@ EXPERIMENTS = {
     "mevf": "vqa_core.experiments.mevf",
     "rejection_tokens": "vqa_core.experiments.rejection_tokens",
     "rejection": "vqa_core.experiments.rejection",
+    "transformers": "vqa_core.experiments.transformers",
+    "transformer_cost": "vqa_core.experiments.transformer_cost",
 }
 
 
