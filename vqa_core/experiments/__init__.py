@@ -44,6 +44,8 @@ EXPERIMENTS = {
     "mevf": "vqa_core.experiments.mevf",
     "rejection_tokens": "vqa_core.experiments.rejection_tokens",
     "rejection": "vqa_core.experiments.rejection",
+    "vit_cifar": "vqa_core.experiments.vit_cifar",
+    "vit_norms": "vqa_core.experiments.vit_norms",
 }
 
 
