@@ -46,6 +46,8 @@ EXPERIMENTS = {
     "rejection": "vqa_core.experiments.rejection",
     "transformers": "vqa_core.experiments.transformers",
     "transformer_cost": "vqa_core.experiments.transformer_cost",
+    "vit_cifar": "vqa_core.experiments.vit_cifar",
+    "vit_norms": "vqa_core.experiments.vit_norms",
 }
 
 
