@@ -44,6 +44,7 @@ EXPERIMENTS = {
     "mevf": "vqa_core.experiments.mevf",
     "rejection_tokens": "vqa_core.experiments.rejection_tokens",
     "rejection": "vqa_core.experiments.rejection",
+    "pretext": "vqa_core.experiments.pretext",
 }
 
 
