@@ -48,6 +48,7 @@ EXPERIMENTS = {
     "transformer_cost": "vqa_core.experiments.transformer_cost",
     "vit_cifar": "vqa_core.experiments.vit_cifar",
     "vit_norms": "vqa_core.experiments.vit_norms",
+    "pretext": "vqa_core.experiments.pretext",
 }
 
 
