@@ -44,6 +44,8 @@ EXPERIMENTS = {
     "mevf": "vqa_core.experiments.mevf",
     "rejection_tokens": "vqa_core.experiments.rejection_tokens",
     "rejection": "vqa_core.experiments.rejection",
+    "clip": "vqa_core.experiments.clip",
+    "clip_pretrained": "vqa_core.experiments.clip_pretrained",
 }
 
 
