@@ -1,4 +1,4 @@
-"""The command line: ``python -m vqa_core run | plan | data | audit | ask | weights``."""
+"""The command line: ``python -m vqa_core run | plan | data | audit | ask | weights | train-clip``."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     from vqa_core import ask
     from vqa_core.data import commands
     from vqa_core.encoders import conversion
+    from vqa_core.experiments import clip_distributed
 
     top = argparse.ArgumentParser(
         prog="python -m vqa_core", description="Run, inspect and ask what the book is made of."
@@ -75,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     audit.set_defaults(run=_audit)
     ask.add_parser(subparsers)
     conversion.add_parser(subparsers)
+    clip_distributed.add_parser(subparsers)
     return top
 
 

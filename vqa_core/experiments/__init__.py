@@ -49,6 +49,8 @@ EXPERIMENTS = {
     "vit_cifar": "vqa_core.experiments.vit_cifar",
     "vit_norms": "vqa_core.experiments.vit_norms",
     "pretext": "vqa_core.experiments.pretext",
+    "clip": "vqa_core.experiments.clip",
+    "clip_pretrained": "vqa_core.experiments.clip_pretrained",
 }
 
 
