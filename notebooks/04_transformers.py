@@ -314,13 +314,14 @@ chapter.figure(
 fitted = exponents.assign(fusion=exponents["unit"].map(names))[
     ["fusion", "cost", "predicted", "mean", "low", "high", "n"]
 ]
-chapter.table(
+drawn = chapter.table(
     fitted,
     "exponents",
     records=clocks,
     formats=dict.fromkeys(("mean", "low", "high"), ".2f"),
     caption="Exponents in the number of tokens, with 95 % intervals over repeats, and the predicted one of the attention layers. Whole passes have terms that grow more slowly.",
 )
+display(drawn)
 worst = (attention["mean"] - attention["predicted"]).abs()
 chapter.value("cost.worst", float(worst.max()), n=int(attention["n"].min()), of="repeats")
 chapter.value("cost.worst_name", names[worst.idxmax()])
@@ -374,13 +375,14 @@ chapter.figure(
 
 # %% tags=["hide-input"]
 ratios = readout.ratio_table(timed["steps"])
-chapter.table(
+drawn = chapter.table(
     ratios,
     "steps",
     records=timed["steps"],
     formats=dict.fromkeys(("mean", "low", "high"), ".2f"),
     caption="Ratios of seconds per training step, with 95 % intervals over repeats, and the claims that they decide.",
 )
+display(drawn)
 by_ratio = dict(zip(transformer_cost.RATIOS, ratios.to_dict("records")))
 for metric, found_ in by_ratio.items():
     chapter.value(f"steps.{metric}", {k: found_[k] for k in ("mean", "low", "high", "n")}, of="repeats")
@@ -467,13 +469,14 @@ chapter.table(
 # %% tags=["hide-input"]
 gains = tables.gain_table({u: correct[u] for u in layouts}, TEACHER, pictures)
 named = gains.assign(unit=gains["unit"].map(title)).rename(columns={"unit": "layout", "p_holm": "p (Holm)"})
-chapter.table(
+drawn = chapter.table(
     named,
     "gains",
     records=records,
     formats=dict.fromkeys(("mean", "low", "high"), "+.1%") | {"p": ".2g", "p (Holm)": ".2g"},
     caption="Gain in accuracy over early concatenation, paired by seed and question; paired t test over seeds, adjusted for all rows.",
 )
+display(drawn)
 chapter.value("gains.better", int(((gains["p_holm"] < 0.05) & (gains["mean"] > 0)).sum()))
 chapter.value("gains.worse", int(((gains["p_holm"] < 0.05) & (gains["mean"] < 0)).sum()))
 chapter.value("gains.compared", len(gains))
@@ -570,7 +573,7 @@ chapter.table(
 pruning = readout.pruning_table(runs[TEACHER], correct, pictures)
 of_weights = pruning[pruning["way"] == "weights"].set_index("share")["mean"]
 of_heads = pruning[pruning["way"] == "heads"].set_index("share")["mean"]
-chapter.figure(
+drawn = chapter.figure(
     drawing.pruning_panels(pruning, {"majority": base["mean"]}),
     "pruning",
     data=pruning,
@@ -579,6 +582,7 @@ chapter.figure(
     alt=f"Two panels. With {of_heads.index[-1]:.0%} of the heads gone accuracy falls from {of_heads.iloc[0]:.0%} to {of_heads.iloc[-1]:.0%}; "
     f"with {of_weights.index[-1]:.0%} of the weights gone to {of_weights.iloc[-1]:.0%}.",
 )
+display(drawn)
 harmless = pruning[(pruning["way"] == "weights") & (pruning["mean"] > of_weights[0.0] - 0.01)]["share"].max()
 chapter.value("pruning.harmless", float(harmless), n=len(test), of="questions")
 
