@@ -35,6 +35,7 @@ PROFILE = "auto"
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import display
 
 from vqa_core import experiments, figures
 from vqa_core.evaluation import baselines, claims
