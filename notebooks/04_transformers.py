@@ -297,10 +297,10 @@ names = {u: transformer_cost.CURVES[u].title for u in attention.index}
 legend = {u: f"{names[u]}: {r['mean']:.2f} ({r['predicted']})" for u, r in attention.iterrows()}
 curves = readout.curves_table(timed, "seconds_attention")
 steepest, flattest = attention["mean"].idxmax(), attention["mean"].idxmin()
-fig = fusion_drawing.cost_curves(curves, legend)
-fig.axes[0].set_ylabel("seconds in the attention layers (forward)")
 
 # %% tags=["hide-input"]
+fig = fusion_drawing.cost_curves(curves, legend)
+fig.axes[0].set_ylabel("seconds in the attention layers (forward)")
 chapter.figure(
     fig,
     "cost_curves",
