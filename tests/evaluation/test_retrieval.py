@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from vqa_core.evaluation.retrieval import TOLERANCE, Ranks, median_rank, ranks, recall_at_k, recall_both_ways
+from vqa_core.evaluation.retrieval import TOLERANCE, Ranks, hits_at_k, median_rank, ranks, recall_at_k, recall_both_ways
 
 Q = 5
 
@@ -138,6 +138,17 @@ def test_recall_at_k_of_several_right_candidates_is_the_mean_over_all_ways_to_br
         assert recall_at_k(scores, k, right) == pytest.approx(np.mean(hits))
     perm = rng.permutation(6)
     assert recall_at_k(scores[:, perm], 2, right[:, perm]) == pytest.approx(recall_at_k(scores, 2, right))
+
+
+def test_hits_share_the_first_place_among_those_that_tie():
+    rng = np.random.default_rng(0)
+    scores, right = rng.normal(size=(30, 20)), rng.random((30, 20)) < 0.1
+    right[:, 0] = True
+    scores[:5] = 0.5  # all tie
+    found = hits_at_k(scores, 1, right)
+    assert found.mean() == pytest.approx(recall_at_k(scores, 1, right))
+    assert found[:5] == pytest.approx(right[:5].mean(1))
+    assert set(found[5:].tolist()) == {0.0, 1.0}
 
 
 def test_recall_at_k_of_a_square_is_that_of_the_ranks_and_chance_without_knowledge():

@@ -11,7 +11,6 @@ from torch.testing import assert_close
 
 from vqa_core.data import scenes
 from vqa_core.data.scenes.grammar import noun
-from vqa_core.evaluation.retrieval import recall_at_k
 from vqa_core.experiments import clip, clip_material, runner
 from vqa_core.experiments import clip_readout as readout
 from vqa_core.experiments.clip_material import (
@@ -138,16 +137,6 @@ def test_both_image_encoders_are_of_one_size(profile):
 
 
 # -------------------------------------------------------------------------------------------------------- evaluation
-
-
-def test_first_hits_are_recall_at_1():
-    rng = np.random.default_rng(0)
-    scores, right = rng.normal(size=(30, 20)), rng.random((30, 20)) < 0.1
-    right[:, 0] = True
-    scores[:5] = 0.5  # all tie
-    found = clip.first_hits(scores, right)
-    assert found.mean() == pytest.approx(recall_at_k(scores, 1, right))
-    assert found[0] == pytest.approx(right[0].mean())
 
 
 def test_median_rank_counts_wrong_ones_ahead():

@@ -61,8 +61,8 @@ def median_rank(scores: np.ndarray, tolerance: float = TOLERANCE) -> float:
     return float(np.median([ranks(s, tolerance).expected() for s in (scores, np.asarray(scores).T)]))
 
 
-def recall_at_k(scores: np.ndarray, k: int, right: np.ndarray | None = None, tolerance: float = TOLERANCE) -> float:
-    """R@k: share of queries with a right candidate among the first k; ties are broken at random, in expectation.
+def hits_at_k(scores: np.ndarray, k: int, right: np.ndarray | None = None, tolerance: float = TOLERANCE) -> np.ndarray:
+    """Chance of each query that a right candidate is among the first k, ties broken at random, float (Q,).
 
     Parameters
     ----------
@@ -75,11 +75,6 @@ def recall_at_k(scores: np.ndarray, k: int, right: np.ndarray | None = None, tol
         right, and one of them suffices. ``None``: scores are a square, and candidate q is right for query q.
     tolerance
         Scores closer than this to the best right one tie with it.
-
-    Returns
-    -------
-    float
-        0 to 1.
 
     Raises
     ------
@@ -99,5 +94,9 @@ def recall_at_k(scores: np.ndarray, k: int, right: np.ndarray | None = None, tol
     ahead = (wrong & (scores > best + tolerance)).sum(axis=1)  # (Q,)
     tied_wrong, tied_right = (wrong & near).sum(axis=1), (right & near).sum(axis=1)  # (Q,), (Q,)
     drawn = np.clip(k - ahead, 0, tied_wrong + tied_right)  # places left for those that tie
-    missed = hypergeom.pmf(0, tied_wrong + tied_right, tied_right, drawn)  # (Q,), all places go to wrong ones
-    return float((1 - missed).mean())
+    return 1 - hypergeom.pmf(0, tied_wrong + tied_right, tied_right, drawn)  # (Q,), not all places go to wrong ones
+
+
+def recall_at_k(scores: np.ndarray, k: int, right: np.ndarray | None = None, tolerance: float = TOLERANCE) -> float:
+    """R@k, 0 to 1: the mean of :func:`hits_at_k`, whose parameters and errors it has."""
+    return float(hits_at_k(scores, k, right, tolerance).mean())

@@ -40,7 +40,7 @@ from vqa_core.data import Vocabulary, encode_questions
 from vqa_core.dual import TEMPERATURE, DualEncoder
 from vqa_core.encoders.compact import CompactResNet, CompactViT, Standardised
 from vqa_core.encoders.text import TransformerText
-from vqa_core.evaluation.retrieval import TOLERANCE, recall_at_k
+from vqa_core.evaluation.retrieval import hits_at_k, recall_at_k
 from vqa_core.evaluation.zero_shot import classifier, predict
 from vqa_core.experiments import Metric, Outcome, Spec
 from vqa_core.experiments.clip_material import (
@@ -301,12 +301,6 @@ def embed_sentences(model: DualEncoder, words: Vocabulary, sentences: Sequence[s
 # --------------------------------------------------------------------------------------------------------- evaluation
 
 
-def first_hits(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """R@1 of each query, float (Q,): the share of right ones among the candidates that share the first place."""
-    tied = scores >= scores.max(1, keepdims=True) - TOLERANCE  # (Q, C)
-    return (tied & right).sum(1) / tied.sum(1)
-
-
 def median_rank(scores: np.ndarray, right: np.ndarray) -> float:
     """Median over queries of the rank of the best right candidate, from 1."""
     best = np.where(right, scores, -np.inf).max(1, keepdims=True)  # (Q, 1)
@@ -340,7 +334,7 @@ def retrieve(model: DualEncoder, words: Vocabulary, found: Gallery) -> Retrieved
     """All pictures of a gallery against all of its captions; hits are picture → caption, caption → picture."""
     image, text = embed_pictures(model, found.pictures), embed_sentences(model, words, found.captions)
     cosines = (image @ text.T).double().numpy()  # (G, G)
-    hits = np.stack([first_hits(cosines, found.right), first_hits(cosines.T, found.right.T)])  # (2, G)
+    hits = np.stack([hits_at_k(cosines, 1, found.right), hits_at_k(cosines.T, 1, found.right.T)])  # (2, G)
     return Retrieved(image, text, cosines, hits)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vqa_core.encoders.clip_pair import CLIPPair, find_pair
-from vqa_core.evaluation.retrieval import recall_at_k
+from vqa_core.evaluation.retrieval import hits_at_k, recall_at_k
 from vqa_core.evaluation.zero_shot import classifier
 from vqa_core.experiments import Metric, Outcome, Spec
 from vqa_core.experiments import clip as small
@@ -84,7 +84,7 @@ def run(spec: Spec) -> Outcome:
     test = gallery(spec.data, "test")
     cosines = (embed_pictures(pair, test.pictures) @ embed_sentences(pair, test.captions).T).double().numpy()  # (G, G)
     sides = (cosines, test.right), (cosines.T, test.right.T)
-    arrays = {"hits": np.stack([small.first_hits(*side) for side in sides]).astype(np.float32)}  # (2, G)
+    arrays = {"hits": np.stack([hits_at_k(s, 1, right) for s, right in sides]).astype(np.float32)}  # (2, G)
     arrays["group"] = test.group.astype(np.int32)
     metrics = {
         f"r{k}": Metric(float(np.mean([recall_at_k(s, k, right) for s, right in sides])), 2 * len(test.captions))
