@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vqa_core.fusion.blocks import TransformerBlock
 from vqa_core.fusion.output import FusionOutput
 from vqa_core.fusion.stages import TokenEmbedding
-from vqa_core.fusion.transformer import ReadingBlock, Streams
+from vqa_core.fusion.transformer import Layout, ReadingBlock
 
 
 class Perceiver(nn.Module):
@@ -76,12 +76,7 @@ class Perceiver(nn.Module):
         )
         self.norm = nn.LayerNorm(out_dim)
 
-    def embed(
-        self, image_tokens: Tensor, text_tokens: Tensor, image_mask: Tensor | None, text_mask: Tensor | None
-    ) -> Streams:
-        """Both modalities with out_dim features."""
-        image = self.image_embedding(image_tokens, image_mask)  # (B, Nᵢ, D)
-        return Streams(image, self.text_embedding(text_tokens, text_mask), image_mask, text_mask)  # (B, Nₜ, D)
+    embed = Layout.embed
 
     def encode(
         self, inputs: Tensor, mask: Tensor | None = None, need_weights: bool = False
