@@ -188,13 +188,13 @@ PROFILES = {
         FewLabels(2000, 200, 1000, 1000, (3, 10, 30), 48),
         Autoencoder(8, 64, 2, 4, 48, 1),
         TwoPhases(
-            Training(epochs=16, batch_size=16, learning_rate=2e-3, weight_decay=0.05, warmup=0.1),
+            Training(epochs=14, batch_size=16, learning_rate=2e-3, weight_decay=0.05, warmup=0.1),
             Training(epochs=80, batch_size=20, learning_rate=1e-3, weight_decay=0.05, warmup=0.1),
         ),
         Told(2000, 300, 1000, 1500, 400),
-        Joint(64, 1, 4),
+        Joint(32, 1, 4),
         TwoPhases(
-            Training(epochs=3, batch_size=64, learning_rate=4e-3, warmup=0.1),
+            Training(epochs=6, batch_size=64, learning_rate=6e-3, warmup=0.1),
             Training(epochs=12, batch_size=32, learning_rate=2e-3, warmup=0.1),
         ),
         Joint(64, 2, 4),
