@@ -232,13 +232,22 @@ chapter.value("few.labels", pretext.LABELS)
 for start in ("mae", "random"):
     value(f"few.tuned.{start}", dict(tuned.loc[start]), "pictures")
 value("few.gain", gain, "pictures")
+floor = 1 / len(pretext.ATTRIBUTES[pretext.ATTRIBUTE])
+chapter.value("few.floor", floor)
+learned = tuned["high"].max() > floor + 0.1
+chapter.value(
+    "few.sentence",
+    "At least one of them is well above guessing"
+    if learned
+    else "Neither is far above guessing, so that this compares two encoders that have not learned the shape yet",
+)
 for attribute in ("colour", "shape"):
     frozen = read.few_label_gain(runs["mae"], "frozen", attribute).interval
     value(f"few.frozen.{attribute}", frozen, "pictures")
 
 # %% [markdown]
 # With {val}`11_pretext.few.labels` labels per class, fine-tuning reaches {val}`11_pretext.few.tuned.mae:ci.1%` from the autoencoder's weights and
-# {val}`11_pretext.few.tuned.random:ci.1%` from random ones: a difference of {val}`11_pretext.few.gain:+.1p` ({val}`11_pretext.few.gain:range+.1p`). Frozen, the difference is
+# {val}`11_pretext.few.tuned.random:ci.1%` from random ones: a difference of {val}`11_pretext.few.gain:+.1p` ({val}`11_pretext.few.gain:range+.1p`). {val}`11_pretext.few.sentence` ({val}`11_pretext.few.floor:.0%`). Frozen, the difference is
 # {val}`11_pretext.few.frozen.shape:+.1p` for the shape and {val}`11_pretext.few.frozen.colour:+.1p` for the colour. Random weights are no bad baseline for colours: a random
 # projection of pixels still holds them.
 #

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from book.pipeline import PUBLISHED, ROOT, load
+from book.pipeline.weave import SHOWN
 
 NOT_NUMBERS = {"nan", "none", "inf", "-inf", "nat", "<na>", "&lt;na&gt;", "+inf", "infinity", "-infinity"}
 ABSOLUTE = re.compile(
@@ -72,6 +73,19 @@ def broken_numbers(notebook: Any) -> list[str]:
             cells = re.findall(r"<td[^>]*>\s*(.*?)\s*</td>", html, re.DOTALL)
             problems += [f"cell {i}: {x} in a table" for x in cells if x.lower() in NOT_NUMBERS]
     return problems
+
+
+def loose_pictures(notebook: Any) -> list[str]:
+    """Every picture was made by ``chapter.figure``, with caption, alternative text and provenance.
+
+    A matplotlib figure that is left open at the end of a cell is shown by Jupyter on its own, without any of these.
+    """
+    return [
+        f"cell {i}: a picture without provenance; give it to chapter.figure in the cell that makes it"
+        for i, cell in enumerate(notebook.cells)
+        for output in cell.get("outputs", [])
+        if SHOWN not in output.get("data", {}) and any(kind.startswith("image/") for kind in output.get("data", {}))
+    ]
 
 
 def broken_csv(folder: Path) -> list[str]:
@@ -143,4 +157,5 @@ def notebook(notebook: Any, root: Path = ROOT) -> list[str]:
         *execution_order(notebook),
         *absolute_paths(notebook, root),
         *broken_numbers(notebook),
+        *loose_pictures(notebook),
     ]

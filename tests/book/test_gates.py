@@ -73,6 +73,10 @@ def path_of_this_checkout(nb):
     nb.cells[1].outputs[0].text = os.path.join(gates.ROOT, "figures")
 
 
+def figure_left_open(nb):
+    nb.cells[3].outputs.append(new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"}))
+
+
 @pytest.mark.parametrize(
     ("defect", "said"),
     [
@@ -80,6 +84,7 @@ def path_of_this_checkout(nb):
         (unexecuted, "was not executed"),
         (out_of_order, "executed as number 2, should be 1"),
         (run_twice, "executed as number 3, should be 2"),
+        (figure_left_open, "cell 3: a picture without provenance"),
         *(
             (d, "absolute path")
             for d in (path_in_source, path_in_prose, path_in_stream, windows_path, path_in_html, path_of_this_checkout)
@@ -90,6 +95,13 @@ def test_planted_defect_is_stopped(defect, said):
     notebook = good()
     defect(notebook)
     assert said in "\n".join(gates.notebook(notebook))
+
+
+def test_figure_of_the_book_passes():
+    notebook = good()
+    data = {"image/svg+xml": "<svg/>", gates.SHOWN: {"name": "curves"}}
+    notebook.cells[3].outputs.append(new_output("display_data", data))
+    assert gates.notebook(notebook) == []
 
 
 @pytest.mark.parametrize("word", ["NaN", "nan", "None", "inf", "-inf", "NaT", "&lt;NA&gt;"])

@@ -94,7 +94,7 @@ def balance(table: pd.DataFrame) -> Figure:
                     _line(ax, table[keep]["epoch"], table[keep], title, i)
             if quantity == "weight":
                 ax.set_title(TASK_TITLES[task], fontsize=9)
-            ax.set_ylim(bottom=0)
+        line[0].set_ylim(bottom=0)  # of the whole row, now that all of it is drawn
     for ax in axes[1]:
         ax.set_xticks(sorted(table["epoch"].unique()))
     figure.supxlabel("epoch", fontsize=9)
