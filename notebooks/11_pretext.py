@@ -233,7 +233,7 @@ for start in ("mae", "random"):
     value(f"few.tuned.{start}", dict(tuned.loc[start]), "pictures")
 value("few.gain", gain, "pictures")
 floor = 1 / len(pretext.ATTRIBUTES[pretext.ATTRIBUTE])
-chapter.value("few.floor", floor)
+chapter.value("few.floor", floor, exact=True)
 learned = tuned["high"].max() > floor + 0.1
 chapter.value(
     "few.sentence",
