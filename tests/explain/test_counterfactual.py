@@ -7,10 +7,15 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from vqa_core.encoders.cnn import GridCNN
+from vqa_core.encoders.meta import MetaCNN
+from vqa_core.encoders.tokens import Tokens
+from vqa_core.encoders.volume import VolumeCNN
 from vqa_core.explain.counterfactual import (
     COUNTERFACTUALS,
     EPSILON,
     CounterfactualAttention,
+    CounterfactualModel,
     CounterfactualOutput,
     attention_map,
     bilinear_attention_pooling,
@@ -61,6 +66,7 @@ def test_kinds_of_counterfactuals():
     assert 0 <= found["random"].min() <= found["random"].max() <= 2
     assert found["random"].mean() == pytest.approx(1, abs=0.1)
     assert (found["uniform"] == 1).all()
+    assert (found["zero"] == 0).all()
     assert_close(found["shuffled"], maps[[3, 0, 1, 2]])
     assert_close(found["reversed"].flatten(2).argmin(-1), maps.flatten(2).argmax(-1))
     assert_close(found["reversed"] + maps, maps.flatten(2).amax(-1)[..., None, None].expand_as(maps))
@@ -154,3 +160,67 @@ def test_refuses_what_does_not_fit():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_without_maps_the_vector_alone_answers():
+    """With zeros as counterfactual the effect is what the picture adds: logits minus bias and the vector's part."""
+    module = CounterfactualAttention(6, 3, extra=2, evaluation_kind="zero").eval()
+    features, vector = torch.randn(4, 6, 4, 4), torch.randn(4, 2)
+    output = module(features, vector)
+    weight, bias = module.classifier.weight, module.classifier.bias
+    assert_close(output.logits - output.effect, vector @ weight[:, -2:].T + bias, rtol=1e-4, atol=1e-4)
+
+
+def test_maps_that_are_not_rectified_have_both_signs_and_are_shown_by_size():
+    module = CounterfactualAttention(6, 3, rectified=False)
+    output = module(torch.randn(8, 6, 4, 4))
+    assert output.maps.min() < 0 < output.maps.max()
+    shown = attention_map(output.maps)
+    assert shown.min() >= 0
+    assert_close(shown, attention_map(-output.maps))
+    counterfactual_loss(output, torch.arange(8) % 3).backward()
+    assert all(p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("encoder", "pictures"),
+    [
+        (GridCNN(8, 64, width=4), torch.randn(4, 3, 64, 64)),
+        (MetaCNN("grid"), torch.rand(4, 1, 84, 84)),
+        (VolumeCNN(8, (8, 4, 6), width=4), torch.randn(4, 8, 4, 6)),
+    ],
+)
+def test_behind_any_grid_encoder_every_parameter_learns(encoder, pictures):
+    model = CounterfactualModel(encoder, 2, maps=3, extra=5)
+    output = model(pictures, torch.randn(4, 1, 5))
+    assert output.maps.shape == (4, 3, *encoder.grid)
+    counterfactual_loss(output, torch.tensor([0, 1, 0, 1])).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if p.ndim > 1)
+
+
+def test_cells_of_the_maps_are_where_the_tokens_are():
+    """Tokens in reading order: what is read from token 7 of a 2 × 3 × 4 grid stands at (0, 1, 3)."""
+
+    class Known(nn.Module):
+        out_dim, grid = 1, (2, 3, 4)
+
+        def forward(self, pictures):
+            return Tokens(torch.eye(24)[7].expand(2, -1).unsqueeze(-1))  # (2, 24, 1)
+
+    model = CounterfactualModel(Known(), 2, maps=1, rectified=False).eval()
+    maps = model(torch.zeros(2)).maps
+    assert (maps - maps[0, 0, 0, 0, 0]).abs()[0, 0].argmax() == 7
+    assert (maps[0, 0, 0, 1, 3] - maps[0, 0, 1, 2, 3]).abs() > 0
+
+
+def test_a_class_token_or_a_missing_vector_is_refused():
+    class TooMany(nn.Module):
+        out_dim, grid = 4, (2, 2)
+
+        def forward(self, pictures):
+            return Tokens(pictures)
+
+    with pytest.raises(ValueError, match="5 tokens do not fill the grid"):
+        CounterfactualModel(TooMany(), 2)(torch.randn(2, 5, 4))
+    with pytest.raises(ValueError, match=r"give words \(B, 1, 3\)"):
+        CounterfactualModel(TooMany(), 2, extra=3)(torch.randn(2, 4, 4))

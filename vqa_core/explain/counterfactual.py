@@ -10,6 +10,7 @@ and the loss is the cross-entropy of Y plus that of Y_effect.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,7 +52,8 @@ def bilinear_attention_pooling(features: Tensor, maps: Tensor, pool: str = "aver
     if pool == "average":
         read = maps @ features.transpose(1, 2) / features.shape[2]  # (B, M, D)
     else:
-        read = torch.stack([(a.unsqueeze(1) * features).amax(-1) for a in maps.unbind(1)], dim=1)  # (B, M, D)
+        features = features.contiguous()  # tokens come with features last; the maximum runs over cells
+        read = torch.stack([(a.unsqueeze(1) * features).max(-1).values for a in maps.unbind(1)], dim=1)  # (B, M, D)
     read = read.flatten(1)  # (B, M · D)
     return F.normalize(read.sign() * (read.abs() + EPSILON).sqrt(), dim=-1)
 
@@ -84,12 +86,22 @@ def reversed_maps(maps: Tensor) -> Tensor:
     return maps.flatten(2).amax(-1).reshape(*maps.shape[:2], *[1] * (maps.ndim - 2)) - maps
 
 
+def zero_maps(maps: Tensor) -> Tensor:
+    """Zeros: the picture says nothing. A control, not a counterfactual of CAL.
+
+    What is pooled with them is zero, so the effect is what the picture adds to the vector beside it. Training on it
+    asks that the picture alone gives the answer, with any maps.
+    """
+    return torch.zeros_like(maps)
+
+
 #: Kind of counterfactual → maps (B, M, *grid) → other maps of the same shape.
 COUNTERFACTUALS: dict[str, Callable[[Tensor], Tensor]] = {
     "random": random_maps,
     "uniform": uniform_maps,
     "shuffled": shuffled_maps,
     "reversed": reversed_maps,
+    "zero": zero_maps,
 }
 
 
@@ -103,7 +115,7 @@ class CounterfactualOutput(NamedTuple):
     effect
         (B, classes), logits minus those with counterfactual maps.
     maps
-        (B, M, *grid), at least 0.
+        (B, M, *grid), at least 0 where the module is ``rectified``.
     """
 
     logits: Tensor
@@ -136,12 +148,14 @@ class CounterfactualAttention(nn.Module):
         be drawn at random.
     scale
         Factor on the pooled vector in front of the classifier; its length is 1, so that logits would stay small.
+    rectified
+        Whether maps are ReLU(batch norm(1 × 1 convolution)), or the convolution alone, whose values have both signs.
 
     Notes
     -----
-    The published code takes ReLU(batch norm(1 × 1 convolution)) as maps, as here; the note that this book tests leaves
-    both out, so that its maps can be negative. The extra vector is not scaled, and stays the same in both halves of the
-    effect: what the attention does is told from what the vector says.
+    The published code rectifies its maps; the note that this book tests does not (``rectified=False``). The extra
+    vector is not scaled, and stays the same in both halves of the effect: what the attention does is told from what the
+    vector says.
     """
 
     def __init__(
@@ -155,6 +169,7 @@ class CounterfactualAttention(nn.Module):
         training_kind: str = "random",
         evaluation_kind: str = "uniform",
         scale: float = 100.0,
+        rectified: bool = True,
     ) -> None:
         super().__init__()
         if axes not in CONVOLUTIONS:
@@ -165,7 +180,8 @@ class CounterfactualAttention(nn.Module):
         self.dim, self.extra, self.axes, self.pool, self.scale = dim, extra, axes, pool, scale
         self.training_kind, self.evaluation_kind = training_kind, evaluation_kind
         norm = nn.BatchNorm2d(maps) if axes == 2 else nn.BatchNorm3d(maps)
-        self.attention = nn.Sequential(CONVOLUTIONS[axes](dim, maps, 1, bias=False), norm, nn.ReLU())
+        convolution = CONVOLUTIONS[axes](dim, maps, 1, bias=not rectified)
+        self.attention = nn.Sequential(convolution, norm, nn.ReLU()) if rectified else convolution
         self.classifier = nn.Linear(maps * dim + extra, classes)
 
     def forward(self, features: Tensor, extra: Tensor | None = None) -> CounterfactualOutput:
@@ -189,6 +205,53 @@ class CounterfactualAttention(nn.Module):
         return self.classifier(pooled if extra is None else torch.cat([pooled, extra], dim=-1))
 
 
+class CounterfactualModel(nn.Module):
+    """Counterfactual attention behind an encoder that gives a grid of tokens, with or without a vector beside it.
+
+    Parameters
+    ----------
+    encoder
+        Has ``grid`` (two or three numbers) and ``out_dim``, and maps pictures to
+        :class:`~vqa_core.encoders.tokens.Tokens` (B, N, out_dim), one for each cell in reading order; such as
+        :class:`~vqa_core.encoders.cnn.GridCNN` and :class:`~vqa_core.encoders.volume.VolumeCNN`.
+    classes, **options
+        As for :class:`CounterfactualAttention`; ``dim`` and ``axes`` are the encoder's.
+
+    Notes
+    -----
+    Training needs batches of at least two pictures, for the batch norm and for shuffled maps.
+    """
+
+    def __init__(self, encoder: nn.Module, classes: int, **options) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = CounterfactualAttention(encoder.out_dim, classes, axes=len(encoder.grid), **options)
+
+    def forward(
+        self, pictures: Tensor, words: Tensor | None = None, word_mask: Tensor | None = None
+    ) -> CounterfactualOutput:
+        """Answer.
+
+        Parameters
+        ----------
+        pictures
+            What the encoder takes.
+        words
+            (B, 1, extra), the vectors, where the module was made with ``extra``; else it is not read.
+        word_mask
+            Not read. It is there so that the training loop can call this model as any other.
+        """
+        tokens = self.encoder(pictures).tokens  # (B, N, D)
+        if tokens.shape[1] != math.prod(self.encoder.grid):
+            raise ValueError(
+                f"{tokens.shape[1]} tokens do not fill the grid {tuple(self.encoder.grid)}; leave out the class token"
+            )
+        features = tokens.transpose(1, 2).unflatten(2, self.encoder.grid)  # (B, D, *grid)
+        if self.head.extra and words is None:
+            raise ValueError(f"this model reads a vector; give words (B, 1, {self.head.extra})")
+        return self.head(features, words[:, 0] if self.head.extra else None)
+
+
 def counterfactual_loss(
     output: CounterfactualOutput, labels: Tensor, raw_weight: float = 1 / 3, effect_weight: float = 1.0
 ) -> Tensor:
@@ -198,11 +261,11 @@ def counterfactual_loss(
 
 
 def attention_map(maps: Tensor) -> Tensor:
-    """The mean over M maps (B, M, *grid), as shares of each picture's attention: (B, *grid), sums to 1.
+    """The mean size of M maps (B, M, *grid), as shares of each picture's attention: (B, *grid), sums to 1.
 
     A picture whose maps are all zero gets a uniform map.
     """
-    mean = maps.mean(1)  # (B, *grid)
+    mean = maps.abs().mean(1)  # (B, *grid)
     total = mean.flatten(1).sum(1).reshape(-1, *[1] * (mean.ndim - 1))  # (B, 1, …)
     cells = mean[0].numel()
     return torch.where(total > 0, mean / total.clamp(min=torch.finfo(mean.dtype).tiny), 1 / cells)
