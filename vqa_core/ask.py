@@ -1,7 +1,7 @@
 """``python -m vqa_core ask PICTURE "QUESTION"``: an answer, with probabilities, from a model that the book trained.
 
 With ``--max-risk`` a Bayes head answers, and declines where its answer is less probable than a stored, guaranteed
-threshold.
+threshold. With ``--map`` the picture is written with a map of where the answer comes from.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vqa_core.ask_map import answer_map, check_file, write
 from vqa_core.data.root import read_picture
 from vqa_core.data.text import Vocabulary, tokenize
 
 if TYPE_CHECKING:
     import torch
 
+    from vqa_core.data.types import Batch
     from vqa_core.experiments.records import Record
+    from vqa_core.explain.maps import Explanation
     from vqa_core.heads.bayes import BayesHead
     from vqa_core.model import VQAModel, VQAOutput
 
@@ -145,18 +148,54 @@ class Answerer:
         """Fused vector (1, D) of a picture, uint8 (H, W, 3), and a question with at least one word."""
         if not tokenize(question):
             raise ValueError(f"the question {question!r} has no word")
-        return self._output(self._fitted(picture), [question]).fusion.fused
+        return self._output(self.fitted(picture), [question]).fusion.fused
 
-    def _output(self, pictures: np.ndarray, questions: Sequence[str]) -> VQAOutput:
+    def explain(self, picture: np.ndarray, question: str, method: str, answer: str) -> Explanation:
+        """Where an answer comes from, over the cells of the picture.
+
+        Parameters
+        ----------
+        picture, question
+            As in :meth:`answer`.
+        method
+            Key of :data:`vqa_core.explain.maps.METHODS`.
+        answer
+            What is explained, one of ``answers``: the model's own, or another.
+        """
+        import torch
+
+        from vqa_core.experiments.scene_encoders import MaskedCells
+        from vqa_core.explain.maps import explain
+        from vqa_core.model import VQAModel
+
+        batch, parts = self._batch(self.fitted(picture), [question]), self.model
+        with torch.no_grad():
+            cells = parts.image_encoder(batch.pictures).tokens  # (1, N, 19)
+        # maps of the named cells, made as in the experiment that scores them
+        model = VQAModel(MaskedCells(cells.shape[-1]), parts.text_encoder, parts.fusion, parts.head).eval()
+        targets = torch.tensor([self.answers.index(answer)])
+        grid = parts.image_encoder.namer.encoder.grid
+        options = {"level": "tokens"} if method == "integrated_gradients" else {}  # their mask is no part of the path
+        return explain(model, batch._replace(pictures=cells), method, targets=targets, grid=grid, **options)
+
+    def _batch(self, pictures: np.ndarray, questions: Sequence[str]) -> Batch:
         import torch
 
         from vqa_core.data.text import encode_questions
+        from vqa_core.data.types import Batch
         from vqa_core.training.feed import as_float
 
         words, mask = encode_questions(questions, self.words)  # (B, T) each
         images = as_float(torch.from_numpy(pictures))  # (B, 3, size, size)
+        unknown = torch.full((len(questions),), -100)  # nobody has told the answers
+        return Batch(images, torch.from_numpy(words), torch.from_numpy(mask), unknown)
+
+    def _output(self, pictures: np.ndarray, questions: Sequence[str]) -> VQAOutput:
+        import torch
+
+        batch = self._batch(pictures, questions)
         with torch.inference_mode():
-            return self.model(images, torch.from_numpy(words), torch.from_numpy(mask))
+            return self.model(batch.pictures, batch.words, batch.word_mask)
 
     def answer(self, picture: np.ndarray, question: str) -> list[tuple[str, float]]:
         """Every answer that the model can give, with its probability, the likeliest first.
@@ -184,7 +223,8 @@ class Answerer:
             found.append("the code has changed since this model was trained; `make book` trains it anew")
         return found
 
-    def _fitted(self, picture: np.ndarray) -> np.ndarray:
+    def fitted(self, picture: np.ndarray) -> np.ndarray:
+        """A picture, uint8 (H, W, 3), as the model reads it, uint8 (1, size, size, 3)."""
         from vqa_core.data.collate import resize
 
         return resize(picture, self.size, fill=GROUND)[None]  # (1, size, size, 3)
@@ -195,7 +235,7 @@ class Answerer:
         from vqa_core.training.feed import as_float
 
         with torch.inference_mode():
-            cells = self.model.image_encoder(as_float(torch.from_numpy(self._fitted(picture)))).tokens  # (1, N, 19)
+            cells = self.model.image_encoder(as_float(torch.from_numpy(self.fitted(picture)))).tokens  # (1, N, 19)
         return bool((cells[..., 0] > 0.5).any())  # feature 0 is the probability of presence
 
 
@@ -405,6 +445,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--delta", type=float, help="probability that the promise of --max-risk may fail (default 0.05)"
     )
+    parser.add_argument(
+        "--map", metavar="FILE", help="write the picture with a map of where the answer comes from, as out.png"
+    )
+    parser.add_argument("--method", help="how the map is made; a wrong name lists those that fit the model")
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object")
     parser.set_defaults(run=_ask)
 
@@ -418,6 +462,9 @@ def _ask(args: argparse.Namespace) -> int:
         raise ValueError(f"--max-risk is {args.max_risk:g}, it must lie between 0 and 1; 0.05 is 5 %")
     if args.delta is not None and not 0 < args.delta < 1:
         raise ValueError(f"--delta is {args.delta:g}, it must lie between 0 and 1, both excluded; 0.05 is 5 %")
+    if args.map is None and args.method is not None:
+        raise ValueError(f"--method is {args.method!r}, but no map is made without --map FILE; give it too")
+    file = None if args.map is None else check_file(args.map)
     picture = open_picture(args.picture)
     answerer = Answerer.load(args.profile)
     warnings = answerer.warnings(picture, args.question)
@@ -439,6 +486,12 @@ def _ask(args: argparse.Namespace) -> int:
             f"Bayes head, seed {head['seed']}, {head['samples']} samples; accuracy when it answers everything "
             f"{head['accuracy']:.1%}, n = {head['n']:,} questions.",
         ]
+    if file is not None:
+        shown = answer_map(answerer, picture, args.question, answers[0][0], args.method)
+        write(file, picture, answerer.fitted(picture)[0], args.question, shown)
+        found["map"] = shown.as_json(args.map)
+        lines.append(f"Map of “{shown.answer}” by {shown.method}: {args.map}")
+        warnings = [*warnings, shown.words]
     answers = answers[: args.top]
     if args.json:
         listed = [{"answer": a, "probability": p} for a, p in answers]

@@ -82,6 +82,8 @@ def test_maps_that_know_nothing():
     found = scores.edges(picture)[0]
     assert (found[:, 3:5] > 0).all()
     assert (found[:, [0, 1, 2, 5, 6, 7]] == 0).all()
+    several = np.concatenate([picture, 255 - picture, picture[:, :, ::-1]])
+    np.testing.assert_array_equal(scores.edges(several), np.concatenate([scores.edges(p[None]) for p in several]))
     with pytest.raises(ValueError, match="bool mask"):
         scores.centre_bias(np.zeros((2, 3, 3)))
 

@@ -51,6 +51,7 @@ EXPERIMENTS = {
     "pretext": "vqa_core.experiments.pretext",
     "clip": "vqa_core.experiments.clip",
     "clip_pretrained": "vqa_core.experiments.clip_pretrained",
+    "attention_maps": "vqa_core.experiments.attention_maps",
     "counterfactual": "vqa_core.experiments.counterfactual",
     "multitask": "vqa_core.experiments.multitask",
 }

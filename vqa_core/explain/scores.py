@@ -109,7 +109,7 @@ def edges(pictures: np.ndarray) -> np.ndarray:
     from scipy.ndimage import sobel
 
     grey = np.asarray(pictures, dtype=np.float64).mean(axis=-1)  # (Q, H, W)
-    return np.hypot(sobel(grey, axis=1), sobel(grey, axis=2))
+    return np.stack([np.hypot(sobel(g, axis=0), sobel(g, axis=1)) for g in grey])  # each alone: Sobel smooths all axes
 
 
 def rank_agreement(a: np.ndarray, b: np.ndarray) -> np.ndarray:
