@@ -373,8 +373,10 @@ for key, method in (("cam", "grad_cam"), ("gradients", "integrated_gradients"), 
 # - **Integrated gradients** ({val}`09_attention_maps.gradients.all:.1%`) and **occlusion** ({val}`09_attention_maps.occlusion.all:.1%`) ask of each cell on its own, and need nothing of the model but that it runs.
 
 # %% tags=["hide-input"]
-mean_scores = scored.pivot_table(index=["model", "method"], columns="metric", values="mean", sort=False).reset_index()
+mean_scores = scored.pivot_table(index="method", columns="metric", values="mean", sort=False).reset_index()
 mean_scores.columns.name = None
+mean_scores = mean_scores.rename(columns=lambda c: c.replace("_", " "))
+mean_scores.insert(1, "models", mean_scores["method"].map(scored.groupby("method")["model"].nunique()))
 mean_scores.insert(2, "n", len(rows))
 
 # %% tags=["hide-input"]
@@ -382,8 +384,8 @@ chapter.table(
     mean_scores,
     "all_scores",
     records=records,
-    formats=dict.fromkeys(score.SCORES, ".1%"),
-    caption="All four scores, mean over seeds and n questions. Their intervals are in the data of the figure above.",
+    formats=dict.fromkeys((s.replace("_", " ") for s in score.SCORES), ".1%"),
+    caption="All four scores by method, mean over models, seeds and n questions; maps that know no model at the end. The data of the figure above have every model, with intervals.",
 )
 
 # %% [markdown]
@@ -426,7 +428,7 @@ chapter.value("phantoms.beat_centre", len(readout.beats(scored_drawn)))
 
 # %% [markdown]
 # Of {val}`09_attention_maps.phantoms.questions:,d` questions, the best map ({val}`09_attention_maps.phantoms.best_name`) hits {val}`09_attention_maps.phantoms.best:.1%`, the centre bias {val}`09_attention_maps.phantoms.centre:.1%`; {val}`09_attention_maps.phantoms.beat_centre` maps beat it by twenty points.
-# The reason is not in the maps. These models answer {val}`09_attention_maps.phantoms.accuracy:.1%` of the questions, much of which the words alone can do (chapter 7): where a model hardly looks, no method can show where it does. And a cell of a convolutional encoder has seen far more than its own
+# The reason need not be in the maps. These models answer {val}`09_attention_maps.phantoms.accuracy:.1%` of the questions, much of which the words alone can do (chapter 7): where a model hardly looks, no method can show where it does. And a cell of a convolutional encoder has seen far more than its own
 # pixels: evidence for a finding may sit in a neighbour. Accuracy first, then maps.
 #
 # ### Right and wrong answers
@@ -475,11 +477,25 @@ chapter.figure(
 )
 
 # %% tags=["hide-input"]
-chapter.table(
-    areas,
-    "areas",
+deletion = areas[areas["metric"] == "deletion_area"]
+chapter.figure(
+    drawing.score_rows(deletion, "area under the deletion curve"),
+    "deletion_area",
+    data=deletion,
     records=list(runs.values()),
-    caption="Areas under the curves: a good map has a small deletion and a large insertion area. Intervals over seeds and pictures.",
+    caption="Area under the deletion curve, with intervals over seeds and pictures: the smaller, the earlier the answer went.",
+    alt="Intervals by model. " + readout.spread(deletion),
+)
+
+# %% tags=["hide-input"]
+insertion = areas[areas["metric"] == "insertion_area"]
+chapter.figure(
+    drawing.score_rows(insertion, "area under the insertion curve"),
+    "insertion_area",
+    data=insertion,
+    records=list(runs.values()),
+    caption="Area under the insertion curve, with intervals over seeds and pictures: the larger, the earlier the answer came.",
+    alt="Intervals by model. " + readout.spread(insertion),
 )
 
 # %% [markdown]

@@ -389,7 +389,7 @@ for name in readout.BASELINE_TITLES:
     chapter.value(f"maps.{name}.pointing_game", found | {"n": int(found["n"])}, of="volumes")
 
 # %% [markdown]
-# Without CAL the highest cell lies in the mass in {val}`10_counterfactual.maps.without.pointing_game:ci.1%` of volumes, with it in {val}`10_counterfactual.maps.with.pointing_game:ci.1%`: a difference of {val}`10_counterfactual.gain.pointing_game:+.1p` points ({val}`10_counterfactual.gain.pointing_game:range+.1p`). Usual places point at it in
+# Without CAL the highest cell lies in the mass in {val}`10_counterfactual.maps.without.pointing_game:ci.1%` of volumes, with it in {val}`10_counterfactual.maps.with.pointing_game:ci.1%`: a difference of {val}`10_counterfactual.gain.pointing_game:+.1p` ({val}`10_counterfactual.gain.pointing_game:range+.1p`). Usual places point at it in
 # {val}`10_counterfactual.maps.centre.pointing_game:.1%`, chance in {val}`10_counterfactual.maps.chance.pointing_game:.1%` and brightness in {val}`10_counterfactual.maps.salience.pointing_game:.1%`. CAL minus control, in pointing: {val}`10_counterfactual.control.pointing_game:+.1p` ({val}`10_counterfactual.control.pointing_game:range+.1p`); minus twice the steps without it:
 # {val}`10_counterfactual.long.pointing_game:+.1p` ({val}`10_counterfactual.long.pointing_game:range+.1p`).
 #
@@ -496,7 +496,7 @@ chapter.figure(
 )
 
 # %% [markdown]
-# With CAL, {val}`10_counterfactual.scenes.with.accuracy:ci.1%` of answers are right, a gain of {val}`10_counterfactual.scenes.gain.accuracy:+.1p` points ({val}`10_counterfactual.scenes.gain.accuracy:range+.1p`), and the highest cell lies in the square in {val}`10_counterfactual.scenes.with.pointing_game:ci.1%`, a gain of
+# With CAL, {val}`10_counterfactual.scenes.with.accuracy:ci.1%` of answers are right, a gain of {val}`10_counterfactual.scenes.gain.accuracy:+.1p` ({val}`10_counterfactual.scenes.gain.accuracy:range+.1p`), and the highest cell lies in the square in {val}`10_counterfactual.scenes.with.pointing_game:ci.1%`, a gain of
 # {val}`10_counterfactual.scenes.gain.pointing_game:+.1p` ({val}`10_counterfactual.scenes.gain.pointing_game:range+.1p`). Here there is no vector that could drop out, so that whatever CAL does, it does through the maps and the features.
 #
 # ## Verdicts

@@ -19,7 +19,7 @@ from vqa_core.experiments.attention_maps_readout import BASELINE_TITLES, NO_MODE
 from vqa_core.experiments.fusion_drawing import whiskers
 from vqa_core.figures import GRID, INK, LINESTYLES, MARKERS, PALETTE
 
-WIDTH = 9.6
+WIDTH = 7.8
 HOT = "#d1495b"  # weight of a map over a picture
 OUTLINE = "#0a5c8a"  # the true region
 STYLE = dict(zip(TITLES.values(), zip((*PALETTE, INK["light"]), (*MARKERS, "*"), strict=True), strict=True))
@@ -86,11 +86,11 @@ def gallery(
         Title of the column → K times what stands below a map.
     """
     k, columns = len(pictures), len(maps) + 1
-    figure, axes = plt.subplots(k, columns, figsize=(1.25 * columns + 1.6, 1.45 * k + 0.5), squeeze=False)
+    figure, axes = plt.subplots(k, columns, figsize=(0.92 * columns + 1.4, 1.12 * k + 0.5), squeeze=False)
     for i, row in enumerate(axes):
         overlay(row[0], pictures[i], None, regions[i])
         place = {"xycoords": "axes fraction", "ha": "right", "va": "center", "fontsize": 8}
-        row[0].annotate(textwrap.fill(texts[i], 24), (-0.06, 0.5), **place)
+        row[0].annotate(textwrap.fill(texts[i], 18), (-0.06, 0.5), **place)
         for ax, (title, of) in zip(row[1:], maps.items()):
             overlay(ax, pictures[i], of[i], regions[i])
             if notes is not None:
@@ -209,7 +209,7 @@ def score_rows(table: pd.DataFrame, label: str, lines: Sequence[str] = ()) -> Fi
     _rows(ax, models)
     ax.set(xlabel=label, xlim=(-0.03, 1.03))
     ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
@@ -307,7 +307,7 @@ def agreement_panels(table: pd.DataFrame) -> Figure:
     models = list(dict.fromkeys(table["model"]))
     columns = 3
     lines = -(-len(models) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(WIDTH, 3.3 * lines), squeeze=False)
+    figure, axes = plt.subplots(lines, columns, figsize=(9.6, 3.3 * lines), squeeze=False)
     for ax in axes.flat[len(models) :]:
         ax.axis("off")
     for ax, (model, some) in zip(axes.flat, table.groupby("model", sort=False)):
