@@ -31,6 +31,8 @@
 PROFILE = "auto"
 
 # %% tags=["hide-input"]
+import textwrap
+
 import numpy as np
 import pandas as pd
 import torch
@@ -38,7 +40,7 @@ from IPython.display import display
 
 from vqa_core import experiments, figures
 from vqa_core.evaluation import claims
-from vqa_core.experiments import attention_maps, transformers
+from vqa_core.experiments import attention_maps, similarity_maps, transformers
 from vqa_core.experiments import attention_maps_drawing as drawing
 from vqa_core.experiments import attention_maps_readout as readout
 from vqa_core.experiments.attention_maps import METHODS
@@ -148,7 +150,7 @@ assert all(r.metrics["same_logits"].value == 1 for r in (runs | drawn).values())
 # :pyobject: grad_cam_plus_plus
 # ```
 #
-# A model with two sides and no fusion, such as CLIP (chapter 5), has **similarity maps**: the cosine of each place with the sentence. They are called in the same way; they are not scored here, because chapter 5 keeps no weights.
+# A model with two sides and no fusion, such as CLIP (chapter 5), has **similarity maps**: the cosine of each place with the sentence. They are called in the same way, and have {ref}`a section of their own <similarity-maps>`.
 #
 # ## The models, and what they are asked
 #
@@ -390,6 +392,54 @@ chapter.table(
 
 # %% [markdown]
 # IoU and AUPRC are low for all, for the right cells too: a token says what is at the *centre* of an object, and one cell of an 8 × 8 grid can't cover it. Compare with the ceiling, not with 1.
+#
+# (similarity-maps)=
+# ### A CLIP that never learned to point
+#
+# The small CLIP of chapter 5 has compared whole pictures with whole captions, and nothing else. Do its image tokens know *where* the named thing is? Pictures of two objects, and a sentence about each, which is true of that object alone. The map is
+# the cosine of every token with the sentence, on a grid of {val}`09_attention_maps.similarity.side` × {val}`09_attention_maps.similarity.side` patches.
+
+# %% tags=["hide-input"]
+from vqa_core.experiments.similarity_maps_readout import similarity_table
+
+(pair_record,) = experiments.load("similarity_maps", profile)
+similar = similarity_table(pair_record)
+two = {k: pair_record.arrays[f"shown.{k}"] for k in ("pictures", "maps", "regions")}
+sentences = [textwrap.fill(s.removeprefix("there is "), 20) for s in pair_record.details["sentences"]]
+chapter.value("similarity.side", int(two["maps"].shape[1]))
+
+# %% tags=["hide-input"]
+chapter.figure(
+    drawing.pair_grid(
+        [(p, p) for p in two["pictures"][:3]],
+        two["regions"].reshape(-1, 2, *two["regions"].shape[1:])[:3],
+        two["maps"].reshape(-1, 2, *two["maps"].shape[1:])[:3],
+        [f"picture {k + 1}" for k in range(3)],
+        [(sentences[2 * k], sentences[2 * k + 1]) for k in range(3)],
+    ),
+    "similarity_maps",
+    data=similar,
+    records=[pair_record],
+    picture=True,
+    caption="Similarity maps of the small CLIP: the first three test pictures, each with a sentence about either object (outlined). Chosen by their number. The table holds all four scores.",
+    alt="Three pictures of two coloured shapes, each shown twice with a map that belongs to the sentence below it.",
+)
+
+# %% tags=["hide-input"]
+pointed = similar[similar["metric"] == "pointing_game"].set_index("map")
+for name, title in similarity_maps.MAPS.items():
+    chapter.value(f"similarity.{name}", dict(pointed.loc[title, ["mean", "low", "high", "n"]]), of="sentences")
+chapter.table(
+    pointed.reset_index().drop(columns="metric"),
+    "similarity_scores",
+    records=[pair_record],
+    formats=dict.fromkeys(("mean", "low", "high"), ".1%"),
+    caption="The pointing game of similarity maps (one model; intervals over pictures).",
+)
+
+# %% [markdown]
+# The highest cell touches the named object in {val}`09_attention_maps.similarity.own:ci.1%`. What the sentence is worth is told by the sentence about the *other* object of the same picture: {val}`09_attention_maps.similarity.other:.1%`. What training is worth,
+# by the same network with random weights: {val}`09_attention_maps.similarity.untrained:.1%`; the centre bias has {val}`09_attention_maps.similarity.centre_bias:.1%`. This is one model, the only one whose weights chapter 5 keeps.
 #
 # ### On phantoms
 #

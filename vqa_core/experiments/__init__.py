@@ -52,6 +52,7 @@ EXPERIMENTS = {
     "clip": "vqa_core.experiments.clip",
     "clip_pretrained": "vqa_core.experiments.clip_pretrained",
     "attention_maps": "vqa_core.experiments.attention_maps",
+    "similarity_maps": "vqa_core.experiments.similarity_maps",
     "counterfactual": "vqa_core.experiments.counterfactual",
     "multitask": "vqa_core.experiments.multitask",
 }
