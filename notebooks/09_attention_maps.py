@@ -439,7 +439,8 @@ chapter.table(
 
 # %% [markdown]
 # The highest cell touches the named object in {val}`09_attention_maps.similarity.own:ci.1%`. What the sentence is worth is told by the sentence about the *other* object of the same picture: {val}`09_attention_maps.similarity.other:.1%`. What training is worth,
-# by the same network with random weights: {val}`09_attention_maps.similarity.untrained:.1%`; the centre bias has {val}`09_attention_maps.similarity.centre_bias:.1%`. This is one model, the only one whose weights chapter 5 keeps.
+# by the same network with random weights: {val}`09_attention_maps.similarity.untrained:.1%`; the centre bias has {val}`09_attention_maps.similarity.centre_bias:.1%`. A number far below the centre bias in
+# the second place means that a map is lowest on the thing that its sentence is not about: then it tells the two things apart, and still may not point at the right one. This is one model, the only one whose weights chapter 5 keeps.
 #
 # ### On phantoms
 #
