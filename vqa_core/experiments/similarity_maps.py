@@ -27,6 +27,7 @@ from vqa_core.dual import DualEncoder
 from vqa_core.evaluation.statistics import seeds_and_questions
 from vqa_core.experiments import Metric, Outcome, Spec, clip
 from vqa_core.experiments.clip_material import Pictures, told
+from vqa_core.experiments.clip_readout import load_model
 from vqa_core.experiments.records import load_record
 from vqa_core.explain.cells import cell_scores, shares_of
 from vqa_core.explain.maps import explain
@@ -117,10 +118,7 @@ def trained(profile: str) -> DualEncoder:
     if record is None:
         line = f"python -m vqa_core run clip --profile {profile} --unit {KEPT} --seed {spec.seed}"
         raise FileNotFoundError(f"{spec.path()} is missing or was made with other settings; make it: `{line}`")
-    model = clip.build(spec.model, told(spec.data.pictures))
-    weights = {k.removeprefix("model."): torch.from_numpy(v) for k, v in record.arrays.items() if k[:6] == "model."}
-    model.load_state_dict(weights)
-    return model.eval()
+    return load_model(record, told(spec.data.pictures))
 
 
 def untrained(profile: str) -> DualEncoder:
