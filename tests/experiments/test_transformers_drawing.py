@@ -57,8 +57,7 @@ def test_the_frontier_is_named():
         index=["student", "perceiver", "early_concatenation"],
     )
     figure = drawing.price_panels(priced)
-    texts = [t.get_text() for t in figure.axes[0].texts]
-    assert "1 small stack\n2 Perceiver" in texts
+    assert figure.axes[0].get_title(loc="left") == "1 small stack\n2 Perceiver"
 
 
 def test_lines_of_pruning_and_learning_and_two_ways():

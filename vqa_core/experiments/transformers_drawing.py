@@ -127,7 +127,7 @@ def price_panels(priced: pd.DataFrame) -> Figure:
 
     ``priced`` has the methods as index, the prices and ``mean`` as columns.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(8.8, 7.2), sharey=True)
+    figure, axes = plt.subplots(2, 2, figsize=(8.0, 8.0), sharey=True)
     for ax, (price, label) in zip(axes.flat, PRICES.items()):
         for name, row in priced.iterrows():
             ax.plot(row[price], row["mean"], **style(name))
@@ -136,7 +136,7 @@ def price_panels(priced: pd.DataFrame) -> Figure:
             at = priced.loc[name, price], priced.loc[name, "mean"]
             ax.annotate(str(number), at, xytext=(-4, 5), textcoords="offset points", ha="right", fontsize=8.5)
         named = "\n".join(f"{number} {title(name)}" for number, name in enumerate(front, 1))
-        ax.annotate(named, (0.98, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=8)
+        ax.set_title(named, loc="left", fontsize=8.5)  # above, where no point lies
         ax.set(xscale="log", xlabel=label)
         ax.xaxis.set_minor_formatter("")
         ax.margins(x=0.12, y=0.12)
