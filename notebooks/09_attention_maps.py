@@ -156,6 +156,8 @@ assert all(r.metrics["same_logits"].value == 1 for r in (runs | drawn).values())
 #
 # The models of scenes read the same frozen tokens: a grid of {val}`09_attention_maps.size.cells` × {val}`09_attention_maps.size.cells` cells, in which those without an object are masked. They are asked for an attribute of one object ("What colour is the large circle?") or whether there is one. The
 # answer depends on that object, and its pixels are the **region**. A question whose answer is "no" depends on nothing that is there, and is left out: {val}`09_attention_maps.size.questions:,d` questions about {val}`09_attention_maps.size.pictures:,d` pictures remain.
+#
+# Recipes were chosen on validation. Before the last of these choices (batch and rate of the two transformers) and before the number of phantoms was cut for time, test scores of single models had been on the screen: take differences between models with a grain of salt.
 
 # %% tags=["hide-input"]
 chapter.table(

@@ -230,7 +230,8 @@ print("same maps, both max:    ", (halves["max"] - cal.bilinear_attention_poolin
 # ```
 #
 # **What is compared.** *With* and *without* have the same layers, the same first weights, the same batches in the same order and as many steps. Without CAL, $\lambda_\text{effect} = 0$; and $\lambda_\text{raw} = 4/3$, so that the weights have the same sum as with it. The answer is $Y$ in both, as in the note. What replaces the maps is drawn in training; evaluation draws
-# nothing. The rate was chosen on validation for the network *without* CAL. Each is trained with {val}`10_counterfactual.size.seeds` seeds, and the best epoch on validation is kept. All rules, and the map that is scored (the mean over the maps), were fixed before the test volumes were looked at.
+# nothing. The rate was chosen on validation for the network *without* CAL. Each is trained with {val}`10_counterfactual.size.seeds` seeds, and the best epoch on validation is kept. All rules, and the map that is scored (the mean over the maps), were fixed before the test volumes were looked at. Noise,
+# training size and batch were chosen where neither network was at a ceiling, after validation of both had been seen; and when the rate was set, the test numbers of one seed at an earlier rate had been on the screen.
 
 # %% tags=["hide-input"]
 material = counterfactual.material_of(config.volumes, "test")
